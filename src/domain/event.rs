@@ -1,0 +1,95 @@
+//! What a run tells those who watch it. Reporters fold events; they decide nothing.
+
+use super::{AttemptId, Class, ExitReason, Failure, Resolved, transcript::Usage};
+use serde::{Deserialize, Serialize};
+
+/// Version of the event stream; raised when an event changes its meaning or type.
+pub const EVENTS_VERSION: u32 = 1;
+
+/// An event with its time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Event {
+    /// Milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum EventKind {
+    /// First event. `outstanding` of `total` episodes are to be done now.
+    RunStarted {
+        version: u32,
+        run: String,
+        total: u64,
+        outstanding: u64,
+    },
+    AttemptStarted {
+        id: AttemptId,
+    },
+    /// The sandbox is ready and the first prompt goes out.
+    AgentStarted {
+        id: AttemptId,
+        setup_ms: u64,
+    },
+    TurnDone {
+        id: AttemptId,
+        usage: Usage,
+        cost_usd: f64,
+        latency_ms: u64,
+    },
+    AgentEnded {
+        id: AttemptId,
+        exit_reason: ExitReason,
+        patch_bytes: u64,
+    },
+    GradeStarted {
+        id: AttemptId,
+    },
+    /// Durable: the attempt is in a shard and in the journal.
+    Committed {
+        id: AttemptId,
+        outcome: Outcome,
+    },
+    /// Another attempt follows.
+    Retrying {
+        id: AttemptId,
+        failure: Failure,
+        delay_ms: u64,
+    },
+    /// The endpoint's limit moved (429 or 503 cut it, success grows it).
+    LimitChanged {
+        in_flight: u64,
+    },
+    /// Nothing new is begun.
+    Draining {
+        reason: String,
+    },
+    RunEnded {
+        committed: u64,
+        outstanding: u64,
+    },
+}
+
+/// What the journal keeps of a committed attempt; `summary` needs nothing else.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// This attempt counts for its episode: graded, or ended for good.
+    pub counts: bool,
+    pub exit_reason: ExitReason,
+    pub resolved: Resolved,
+    pub failure: Option<Failure>,
+    pub turns: u32,
+    pub tokens: i64,
+    pub usage: Usage,
+    pub cost_usd: f64,
+    pub duration_ms: u64,
+}
+
+impl Outcome {
+    #[must_use]
+    pub fn class(&self) -> Option<Class> {
+        self.failure.as_ref().map(Failure::class)
+    }
+}

@@ -1,0 +1,18 @@
+//! The words of sweroll as types. No I/O, and nothing of ours is imported.
+
+pub mod episode;
+pub mod event;
+pub mod failure;
+pub mod grade;
+pub mod instance;
+pub mod message;
+pub mod trajectory;
+pub mod transcript;
+
+pub use episode::{Attempt, AttemptId, EpisodeId};
+pub use failure::{Class, Disposition, Failure, Kind};
+pub use grade::{Grade, TestStatus};
+pub use instance::{Instance, InstanceId};
+pub use message::{Message, Role, ToolCall};
+pub use trajectory::{ExitReason, Resolved, Trajectory};
+pub use transcript::{Entry, Transcript};

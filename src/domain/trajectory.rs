@@ -1,0 +1,223 @@
+//! The record: one JSON object a line of a shard. `docs/format.md` is its contract.
+
+use super::{AttemptId, Class, Failure, Grade, InstanceId, Message, Transcript, transcript::Usage};
+use serde::{Deserialize, Serialize};
+
+/// Version of the record; raised when a key changes its meaning or type.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// How the agent stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitReason {
+    /// The model said that it is done.
+    Submitted,
+    TurnLimit,
+    /// The next prompt would be over our limit of prompt tokens.
+    PromptTokenLimit,
+    /// The endpoint says that the prompt is over the model's context.
+    ContextOverflow,
+    CompletionTokenLimit,
+    CostLimit,
+    WallTimeLimit,
+    /// Too many replies without a call.
+    NoToolCall,
+    /// Too many malformed calls in a row.
+    MalformedCalls,
+    /// Too many replies cut by `length` in a row.
+    LengthCut,
+    /// The attempt failed; see the failure.
+    Failed,
+}
+
+/// 1: every listed test passed; 0: not; -1: there is no verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "i8", into = "i8")]
+pub enum Resolved {
+    Yes,
+    No,
+    Unknown,
+}
+
+impl From<Resolved> for i8 {
+    fn from(resolved: Resolved) -> i8 {
+        match resolved {
+            Resolved::Yes => 1,
+            Resolved::No => 0,
+            Resolved::Unknown => -1,
+        }
+    }
+}
+
+impl TryFrom<i8> for Resolved {
+    type Error = String;
+    fn try_from(n: i8) -> Result<Self, String> {
+        match n {
+            1 => Ok(Resolved::Yes),
+            0 => Ok(Resolved::No),
+            -1 => Ok(Resolved::Unknown),
+            other => Err(format!("resolved is 1, 0 or -1, not {other}")),
+        }
+    }
+}
+
+/// One row of a shard. Every key is always there, none is null, each has one type.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trajectory {
+    pub schema_version: u32,
+    pub trajectory_id: AttemptId,
+    pub instance_id: InstanceId,
+    pub repo: String,
+    pub base_commit: String,
+    pub sample: u32,
+    pub attempt: u32,
+    /// The model that was asked for.
+    pub model: String,
+    pub scaffold: String,
+    pub messages: Vec<Message>,
+    /// JSON array in a string: the schemas that the model saw; `[]` with inline calls.
+    pub tools: String,
+    pub model_patch: String,
+    pub resolved: Resolved,
+    /// 1.0 resolved, 0.0 otherwise; train on it only where `resolved` is not -1.
+    pub reward: f64,
+    pub exit_reason: ExitReason,
+    pub num_turns: u32,
+    /// Tokens of the conversation under the target's template, -1 until counted.
+    pub num_tokens: i64,
+    /// Of these, trained on.
+    pub num_loss_tokens: i64,
+    pub cost_usd: f64,
+    /// [`UsageColumn`] as JSON in a string.
+    pub usage: String,
+    /// [`Meta`] as JSON in a string.
+    pub meta: String,
+}
+
+/// What the `usage` column holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UsageColumn {
+    pub total: Usage,
+    pub turns: Vec<super::transcript::Turn>,
+}
+
+/// What the `meta` column holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Meta {
+    pub grade: Option<Grade>,
+    pub failure: Option<Failure>,
+    /// Class of the failure, for filters; none with a grade.
+    pub failure_class: Option<Class>,
+    pub sampling: serde_json::Value,
+    /// Models that answered, in order of first appearance.
+    pub models_answered: Vec<String>,
+    pub image: String,
+    pub image_digest: String,
+    pub scaffold_digest: String,
+    pub dataset_digest: String,
+    pub engine_version: String,
+    pub base_tree: String,
+    pub reminders: u32,
+    pub malformed_calls: u32,
+    /// Milliseconds since the Unix epoch.
+    pub began_at_ms: u64,
+    pub setup_ms: u64,
+    pub duration_ms: u64,
+    pub peak_memory: u64,
+    pub cpu_ms: u64,
+    pub oom_kills: u64,
+    /// The `extra` column of the instance's row a trainer may want: its address.
+    pub url: String,
+}
+
+/// What the run knows of an attempt beside its transcript.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    pub repo: &'a str,
+    pub base_commit: &'a str,
+    pub image: &'a str,
+    pub url: &'a str,
+    pub dataset_digest: &'a str,
+}
+
+impl Trajectory {
+    /// Joins what happened with what the tests said. Token counts are -1 until `tokens` fills them in.
+    #[must_use]
+    pub fn new(transcript: Transcript, grade: Option<Grade>, grade_failure: Option<Failure>, facts: Facts<'_>) -> Self {
+        let Transcript { begun, messages, turns, usage, cost_usd, reminders, malformed, ended } = transcript;
+        let (exit_reason, model_patch, failure, ended_figures) = match ended {
+            Some(e) => (e.exit_reason, e.model_patch, e.failure, (e.duration_ms, e.peak_memory, e.cpu_ms, e.oom_kills)),
+            None => (ExitReason::Failed, String::new(), None, (0, 0, 0, 0)),
+        };
+        let failure = failure.or(grade_failure);
+        let resolved = match &grade {
+            Some(g) if g.resolved => Resolved::Yes,
+            Some(_) => Resolved::No,
+            None => Resolved::Unknown,
+        };
+        let mut models_answered: Vec<String> = Vec::new();
+        for turn in &turns {
+            if !models_answered.contains(&turn.model) {
+                models_answered.push(turn.model.clone());
+            }
+        }
+        let meta = Meta {
+            grade,
+            failure_class: failure.as_ref().map(Failure::class),
+            failure,
+            sampling: begun.sampling,
+            models_answered,
+            image: facts.image.to_owned(),
+            image_digest: begun.image_digest,
+            scaffold_digest: begun.scaffold_digest,
+            dataset_digest: facts.dataset_digest.to_owned(),
+            engine_version: env!("CARGO_PKG_VERSION").to_owned(),
+            base_tree: begun.base_tree,
+            reminders,
+            malformed_calls: malformed,
+            began_at_ms: begun.at_ms,
+            setup_ms: begun.setup_ms,
+            duration_ms: ended_figures.0,
+            peak_memory: ended_figures.1,
+            cpu_ms: ended_figures.2,
+            oom_kills: ended_figures.3,
+            url: facts.url.to_owned(),
+        };
+        let tools = if begun.tools.is_empty() { "[]".to_owned() } else { begun.tools.as_ref().to_owned() };
+        Trajectory {
+            schema_version: SCHEMA_VERSION,
+            instance_id: begun.id.episode.instance.clone(),
+            repo: facts.repo.to_owned(),
+            base_commit: facts.base_commit.to_owned(),
+            sample: begun.id.episode.sample,
+            attempt: begun.id.attempt.0,
+            trajectory_id: begun.id,
+            model: begun.model,
+            scaffold: begun.scaffold,
+            messages,
+            tools,
+            model_patch,
+            resolved,
+            reward: if resolved == Resolved::Yes { 1.0 } else { 0.0 },
+            exit_reason,
+            num_turns: turns.len() as u32,
+            num_tokens: -1,
+            num_loss_tokens: -1,
+            cost_usd,
+            usage: json(&UsageColumn { total: usage, turns }),
+            meta: json(&meta),
+        }
+    }
+
+    /// The `meta` column, parsed.
+    ///
+    /// # Errors
+    /// Where the column is not a [`Meta`] of this version.
+    pub fn meta(&self) -> serde_json::Result<Meta> {
+        serde_json::from_str(&self.meta)
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_else(|e| unreachable!("plain data with string keys: {e}"))
+}

@@ -1,0 +1,32 @@
+//! The model behind an OpenAI-compatible endpoint.
+
+use crate::domain::{Failure, Message, transcript::Response};
+use futures_util::future::BoxFuture;
+use std::sync::Arc;
+
+/// One completion wanted. What is shared by all requests of a run (model, sampling, headers) is the adapter's own.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    pub messages: &'a [Message],
+    /// The tool schemas, a JSON array in a string; empty for inline calls.
+    pub tools: &'a Arc<str>,
+    /// Estimate of the request's tokens (prompt and reply), reserved from tokens a minute.
+    pub estimate: u64,
+}
+
+/// Why there is no completion.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The prompt is over the model's context: an exit reason, not a failure.
+    #[error("the prompt is over the model's context: {0}")]
+    ContextOverflow(String),
+    #[error(transparent)]
+    Failed(#[from] Failure),
+}
+
+/// Port. An implementation retries within its policy, honours the run's shared limits and holds a permit only
+/// while a request is in flight. The message of the reply keeps `tool_calls` exactly as sent; a reply without ids for its
+/// calls gets ids.
+pub trait ModelClient: Send + Sync {
+    fn complete<'a>(&'a self, request: Request<'a>) -> BoxFuture<'a, Result<Response, ModelError>>;
+}

@@ -1,0 +1,87 @@
+//! The isolated place where one episode's tool calls run. A backend provides: image present, the toolbox started in it
+//! as first process, its stream, kill, and what happened to it.
+
+use crate::domain::{AttemptId, Failure};
+use crate::toolbox::client::Toolbox;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+/// What a sandbox is for; a label on its container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Purpose {
+    Agent,
+    Grade,
+}
+
+/// Bounds of one sandbox.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Bytes of memory, swap included.
+    pub memory: u64,
+    /// Processors' worth of time.
+    pub cpus: f64,
+    /// Processes and threads.
+    pub pids: u32,
+    /// Bytes of /dev/shm.
+    pub shm: u64,
+    /// Whether the sandbox reaches a network; off by default.
+    pub network: bool,
+    /// Seconds from the request to the toolbox's greeting.
+    pub start_timeout_s: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { memory: 4 << 30, cpus: 2.0, pids: 1024, shm: 64 << 20, network: false, start_timeout_s: 120 }
+    }
+}
+
+/// One sandbox wanted.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Name of the run: unique to its directory.
+    pub run: String,
+    pub attempt: AttemptId,
+    pub purpose: Purpose,
+    pub image: String,
+    pub workdir: String,
+    pub limits: Limits,
+}
+
+/// How a sandbox came to its end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fate {
+    /// The backend says that it no longer runs, and not because we destroyed it.
+    pub gone: bool,
+    /// The kernel killed in it for want of memory.
+    pub oom: bool,
+    pub exit_code: Option<i64>,
+}
+
+/// A running sandbox whose toolbox has greeted. Dropping it without `destroy` must still lead to its removal.
+pub trait Sandbox: Send + Sync {
+    fn toolbox(&self) -> &Toolbox;
+    /// Where the instance's `workdir` is for processes inside.
+    fn workdir(&self) -> &str;
+    /// Digest of the image's content, empty where there is none.
+    fn image_digest(&self) -> &str;
+    /// What the backend says happened to it, asked when its stream broke.
+    fn fate(&self) -> BoxFuture<'_, Fate>;
+    /// Kills at once, and returns once the backend says that it is dead.
+    fn destroy(self: Box<Self>) -> BoxFuture<'static, Result<(), Failure>>;
+}
+
+pub trait Provider: Send + Sync {
+    /// That the backend answers and can hold sandboxes; asked once before the run.
+    fn check(&self) -> BoxFuture<'_, Result<(), Failure>>;
+    /// Image present, first process started, toolbox greeted.
+    ///
+    /// # Errors
+    /// `Daemon`, `ImageMissing`, `ImagePull`, `SandboxStart`, `NoSpace`, `Workdir`.
+    fn start<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Box<dyn Sandbox>, Failure>>;
+    /// Removes what this run left behind, and what dead runs of this host left; never another live run's.
+    /// Returns how many were removed.
+    fn sweep<'a>(&'a self, run: &'a str) -> BoxFuture<'a, Result<usize, Failure>>;
+}
