@@ -1,1 +1,145 @@
+//! The command line: one file a command. The only module that prints.
 
+mod demo;
+mod endpoint;
+mod options;
+mod render;
+mod rerun;
+mod run;
+mod show;
+mod summary;
+mod tokens;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use std::{io::Write, process::ExitCode};
+
+/// Exit codes, documented in the help and tested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    Done = 0,
+    /// The command failed; the message says where and how to mend it.
+    Failed = 1,
+    /// Wrong usage, bad settings or bad instances: nothing was begun.
+    Usage = 2,
+    /// The run stopped before it was done and can be resumed.
+    Unfinished = 3,
+    /// Killed by a second Ctrl-C; the run can be resumed.
+    Killed = 130,
+}
+
+/// An error fit to be shown: what, where and the mend.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct CliError {
+    pub exit: Exit,
+    pub message: String,
+}
+
+impl CliError {
+    pub fn usage(message: impl ToString) -> Self {
+        CliError { exit: Exit::Usage, message: message.to_string() }
+    }
+
+    pub fn failed(message: impl ToString) -> Self {
+        CliError { exit: Exit::Failed, message: message.to_string() }
+    }
+}
+
+type Outcome = Result<Exit, CliError>;
+
+const AFTER: &str = "Exit codes: 0 done; 1 failed; 2 wrong usage, settings or instances (nothing was begun);
+3 stopped before all was done (the run resumes when the command is repeated); 130 killed by a second Ctrl-C (likewise).
+
+Try it without Docker, key or network:  sweroll demo";
+
+/// Turns software-engineering instances into training data: agent episodes, graded, in zstd shards.
+#[derive(Debug, Parser)]
+#[command(name = "sweroll", version, after_help = AFTER, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Generate trajectories: every instance, every sample, graded and stored
+    Run(Box<run::Args>),
+    /// Run again the episodes of a run that are outstanding or failed
+    Rerun(Box<rerun::Args>),
+    /// Count the tokens of shards as the trainer will
+    Tokens(tokens::Args),
+    /// Say how a run stands, from its directory
+    Summary(summary::Args),
+    /// Show one trajectory
+    Show(show::Args),
+    /// Serve a scripted OpenAI-compatible endpoint, to rehearse a run without paying
+    Endpoint(endpoint::Args),
+    /// See the whole of sweroll at work on tiny instances, with no Docker, key or network
+    Demo(demo::Args),
+    /// Print completions for a shell
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page
+    Man,
+    /// The server inside a sandbox; started by sweroll itself
+    #[command(hide = true)]
+    Toolbox,
+}
+
+/// Runs the command of the process's arguments.
+#[must_use]
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Run(args) => run::run(*args),
+        Command::Rerun(args) => rerun::run(*args),
+        Command::Tokens(args) => tokens::run(&args),
+        Command::Summary(args) => summary::run(&args),
+        Command::Show(args) => show::run(&args),
+        Command::Endpoint(args) => endpoint::run(args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "sweroll", &mut text);
+            print(&String::from_utf8_lossy(&text))
+        }
+        Command::Man => manual(),
+        Command::Toolbox => unreachable!("main hands `toolbox` over before the command line is parsed"),
+    };
+    match outcome {
+        Ok(exit) => ExitCode::from(exit as u8),
+        Err(error) => {
+            eprintln!("sweroll: {}", error.message);
+            ExitCode::from(error.exit as u8)
+        }
+    }
+}
+
+fn manual() -> Outcome {
+    let mut text = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut text).map_err(CliError::failed)?;
+    print(&String::from_utf8_lossy(&text))
+}
+
+/// Results go to stdout; a reader that went away is no error.
+fn print(text: &str) -> Outcome {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(CliError::failed(format!("standard output: {e}"))),
+        _ => Ok(Exit::Done),
+    }
+}
+
+/// A runtime for the commands that need one.
+fn block_on<F: Future>(future: F) -> Result<F::Output, CliError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| CliError::failed(format!("no async runtime: {e}")))?;
+    Ok(runtime.block_on(future))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}

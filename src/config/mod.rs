@@ -1,1 +1,17 @@
+//! Settings: layers of tables (defaults < file < environment < flags), resolved once.
 
+mod layer;
+mod settings;
+
+pub use layer::{ConfigError, Layer};
+pub use settings::{Backend, Instances, Sandbox, Scaffold, Settings, mutable};
+
+/// Joins the layers, later ones winning, over the defaults.
+///
+/// # Errors
+/// [`ConfigError::Value`] names the key that is unknown or has the wrong type.
+pub fn resolve(layers: impl IntoIterator<Item = Layer>) -> Result<Settings, ConfigError> {
+    let mut all = Layer::default();
+    layers.into_iter().for_each(|layer| all.over(layer));
+    all.settings()
+}

@@ -30,7 +30,7 @@ pub enum ExitReason {
     Failed,
 }
 
-/// 1: every listed test passed; 0: not; -1: there is no verdict.
+/// 1: every listed test passed; 0: not, or the model left nothing to grade; -1: there is no verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "i8", into = "i8")]
 pub enum Resolved {
@@ -153,6 +153,7 @@ impl Trajectory {
         let resolved = match &grade {
             Some(g) if g.resolved => Resolved::Yes,
             Some(_) => Resolved::No,
+            None if failure.as_ref().is_some_and(|f| f.class() == Class::Model) => Resolved::No,
             None => Resolved::Unknown,
         };
         let mut models_answered: Vec<String> = Vec::new();

@@ -201,13 +201,24 @@ impl Transcript {
                         malformed: o.malformed,
                     });
                 }
-                self.messages.push(o.message);
+                self.say(o.message);
             }
             Entry::Reminder { content } => {
                 self.reminders += 1;
-                self.messages.push(Message::new(Role::User, content));
+                self.say(Message::new(Role::User, content));
             }
             Entry::Ended(ended) => self.ended = Some(ended),
+        }
+    }
+
+    /// Observations of inline calls and reminders that follow each other are one user message: roles alternate.
+    fn say(&mut self, message: Message) {
+        match self.messages.last_mut() {
+            Some(last) if last.role == Role::User && message.role == Role::User && !self.turns.is_empty() => {
+                last.content.push_str("\n\n");
+                last.content.push_str(&message.content);
+            }
+            _ => self.messages.push(message),
         }
     }
 

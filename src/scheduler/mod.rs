@@ -1,1 +1,5 @@
+//! Which episode does what when: a pure core that decides, and a driver that performs.
 
+pub mod core;
+pub mod driver;
+pub mod policy;

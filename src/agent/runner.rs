@@ -1,0 +1,322 @@
+//! Performs one agent's turns: asks the model, routes its calls to the sandbox, and makes each fact durable before acting on it.
+
+use super::{
+    history::Context,
+    machine::{Limits, Machine, Next, Reply, Spent},
+    prompt::Scaffold,
+};
+use crate::{
+    domain::{
+        ExitReason, Failure, Kind, Message, Role, ToolCall, Transcript,
+        event::EventKind,
+        transcript::{Begun, Ended, Entry, Observation, Response},
+    },
+    endpoint::{ModelClient, ModelError, Request},
+    sandbox::Sandbox,
+    toolbox::{client::ToolboxError, protocol::{Answer, Op, OpError, Usage}},
+    tools::{Bounds, CallFormat, Plan, inline, observe},
+};
+use futures_util::future::BoxFuture;
+use std::{sync::Arc, time::{Duration, Instant}};
+
+/// Where entries become durable.
+pub trait Spool: Send {
+    fn append<'a>(&'a mut self, entry: &'a Entry) -> BoxFuture<'a, Result<(), Failure>>;
+}
+
+/// What all agents of a run share.
+#[derive(Clone)]
+pub struct Shared {
+    pub client: Arc<dyn ModelClient>,
+    pub scaffold: Arc<Scaffold>,
+    pub format: CallFormat,
+    pub limits: Limits,
+    pub bounds: Bounds,
+    /// Pathspecs left out of the diff.
+    pub exclude: Arc<[String]>,
+    /// Bytes of a diff; a larger one is a failure of class `model`.
+    pub max_diff_bytes: u64,
+    pub emit: Arc<dyn Fn(EventKind) + Send + Sync>,
+}
+
+/// One agent at work.
+struct Runner<'a> {
+    shared: &'a Shared,
+    sandbox: &'a dyn Sandbox,
+    spool: &'a mut dyn Spool,
+    transcript: Transcript,
+    context: Context,
+    machine: Machine,
+    began: Instant,
+}
+
+/// What stopped the loop: an exit reason, or the failure that left none.
+type Stopped = Result<ExitReason, Failure>;
+
+/// Runs the episode to its end. Whatever ended it, the diff is salvaged and the transcript has an `ended`.
+pub async fn run(shared: &Shared, sandbox: &dyn Sandbox, spool: &mut dyn Spool, begun: Begun, admitted: Instant) -> Transcript {
+    let context = Context::new(&begun.messages, &begun.tools);
+    let first = Entry::Begun(begun.clone());
+    let mut runner = Runner {
+        shared,
+        sandbox,
+        spool,
+        transcript: Transcript::new(begun),
+        context,
+        machine: Machine::default(),
+        began: Instant::now(),
+    };
+    let stopped = match runner.spool.append(&first).await {
+        Ok(()) => runner.turns().await,
+        Err(failure) => Err(failure),
+    };
+    let ended = runner.salvage(stopped, admitted).await;
+    let entry = Entry::Ended(ended);
+    // A spool that cannot be written any more costs nothing that is in the transcript: it is committed next.
+    if let Err(failure) = runner.spool.append(&entry).await {
+        tracing::warn!(%failure, "the end of an attempt is not in its spool");
+    }
+    runner.transcript.apply(entry);
+    runner.transcript
+}
+
+impl Runner<'_> {
+    async fn turns(&mut self) -> Stopped {
+        loop {
+            if let Some(exit) = self.machine.before_turn(&self.shared.limits, self.spent()) {
+                return Ok(exit);
+            }
+            let response = match self.ask().await? {
+                Ok(response) => response,
+                Err(exit) => return Ok(exit),
+            };
+            let cut = response.finish_reason == "length";
+            let calls = self.calls(&response.message);
+            let reply = match calls.is_empty() {
+                _ if cut => Reply::Cut,
+                true => Reply::NoCall,
+                false => Reply::Calls,
+            };
+            (self.shared.emit)(EventKind::TurnDone {
+                id: self.transcript.begun.id.clone(),
+                usage: response.usage,
+                cost_usd: response.cost_usd,
+                latency_ms: response.latency_ms,
+            });
+            self.context.replied(response.usage, &response.message);
+            self.record(Entry::Response(response)).await?;
+            match self.machine.replied(&self.shared.limits, reply) {
+                Next::Exit(exit) => return Ok(exit),
+                Next::Remind => self.remind(self.shared.scaffold.reminder(self.shared.format)).await?,
+                Next::ExplainCut => self.explain_cut().await?,
+                Next::Act => {
+                    if let Some(exit) = self.act(calls).await? {
+                        return Ok(exit);
+                    }
+                }
+            }
+        }
+    }
+
+    fn spent(&self) -> Spent {
+        Spent {
+            turns: self.transcript.turns.len() as u32,
+            completion_tokens: self.transcript.usage.completion_tokens,
+            cost_usd: self.transcript.cost_usd,
+            wall_s: self.began.elapsed().as_secs(),
+            next_prompt: self.context.next_prompt(),
+        }
+    }
+
+    /// What of the wall time is left; a day where there is no limit.
+    fn wall_left(&self) -> Duration {
+        let limit = match self.shared.limits.wall_time_s {
+            0 => Duration::from_secs(86_400),
+            s => Duration::from_secs(s),
+        };
+        limit.saturating_sub(self.began.elapsed())
+    }
+
+    /// A reply, or the exit reason that stands in its place.
+    async fn ask(&mut self) -> Result<Result<Response, ExitReason>, Failure> {
+        let request = Request {
+            messages: &self.transcript.messages,
+            tools: &self.transcript.begun.tools,
+            estimate: self.context.next_prompt(),
+        };
+        match tokio::time::timeout(self.wall_left(), self.shared.client.complete(request)).await {
+            Err(_) => Ok(Err(ExitReason::WallTimeLimit)),
+            Ok(Ok(response)) => Ok(Ok(response)),
+            Ok(Err(ModelError::ContextOverflow(_))) => Ok(Err(ExitReason::ContextOverflow)),
+            Ok(Err(ModelError::Failed(failure))) => Err(failure),
+        }
+    }
+
+    fn calls(&self, message: &Message) -> Vec<ToolCall> {
+        match self.shared.format {
+            CallFormat::Native => message.tool_calls.clone(),
+            CallFormat::Inline => inline::parse(&message.content, &self.shared.scaffold.toolset, self.transcript.turns.len()),
+        }
+    }
+
+    /// Answers every call in order. Some exit: the model submitted, or its calls are malformed turn after turn.
+    async fn act(&mut self, calls: Vec<ToolCall>) -> Result<Option<ExitReason>, Failure> {
+        let mut all_malformed = true;
+        for (index, call) in calls.iter().enumerate() {
+            let plan = if index < self.shared.limits.calls_per_turn as usize {
+                self.shared.scaffold.toolset.plan(call, &self.shared.bounds)
+            } else {
+                Plan::Malformed(format!("not executed: a reply may hold at most {} calls", self.shared.limits.calls_per_turn))
+            };
+            all_malformed &= matches!(plan, Plan::Malformed(_));
+            let observation = match plan {
+                Plan::Submit => return Ok(Some(ExitReason::Submitted)),
+                Plan::Say(text) => self.observation(call, text),
+                Plan::Malformed(text) => Observation { malformed: true, ..self.observation(call, text) },
+                Plan::Run { op, blob } => self.execute(call, op, &blob).await?,
+            };
+            self.context.added(&observation.message);
+            self.record(Entry::Observation(observation)).await?;
+        }
+        Ok(self.machine.acted(&self.shared.limits, all_malformed))
+    }
+
+    async fn execute(&mut self, call: &ToolCall, op: Op, blob: &[u8]) -> Result<Observation, Failure> {
+        let op = self.within_wall_time(op);
+        let began = Instant::now();
+        let result = match self.sandbox.toolbox().call(op, blob).await {
+            Ok(answer) => Ok(answer),
+            Err(ToolboxError::Op(refused)) => Err(refused),
+            Err(lost) => return Err(self.lost(&lost).await),
+        };
+        let seen = observe(call, &result, &self.shared.bounds);
+        Ok(Observation {
+            duration_ms: began.elapsed().as_millis() as u64,
+            exit_code: seen.exit_code,
+            truncated: seen.truncated,
+            timed_out: seen.timed_out,
+            ..self.observation(call, seen.content)
+        })
+    }
+
+    /// A command may not outlive the episode.
+    fn within_wall_time(&self, op: Op) -> Op {
+        match op {
+            Op::Run(mut run) => {
+                run.deadline_ms = run.deadline_ms.min(self.wall_left().as_millis().max(1) as u64);
+                Op::Run(run)
+            }
+            other => other,
+        }
+    }
+
+    fn observation(&self, call: &ToolCall, content: String) -> Observation {
+        let message = match self.shared.format {
+            CallFormat::Native => Message::tool(call.id.clone(), content),
+            CallFormat::Inline => Message::new(Role::User, inline::observation(&call.function.name, &content)),
+        };
+        Observation {
+            message,
+            tool: call.function.name.clone(),
+            duration_ms: 0,
+            exit_code: -1,
+            truncated: false,
+            timed_out: false,
+            malformed: false,
+        }
+    }
+
+    async fn remind(&mut self, content: String) -> Result<(), Failure> {
+        self.context.added(&Message::new(Role::User, content.as_str()));
+        self.record(Entry::Reminder { content }).await
+    }
+
+    /// Every native call of a cut reply is answered, so that calls and results stay paired; none is executed.
+    async fn explain_cut(&mut self) -> Result<(), Failure> {
+        let text = self.shared.scaffold.length_cut(self.shared.format);
+        let calls: Vec<ToolCall> = self.transcript.unanswered().cloned().collect();
+        if calls.is_empty() {
+            return self.remind(text).await;
+        }
+        for call in &calls {
+            let observation = Observation { malformed: true, ..self.observation(call, text.clone()) };
+            self.context.added(&observation.message);
+            self.record(Entry::Observation(observation)).await?;
+        }
+        Ok(())
+    }
+
+    async fn record(&mut self, entry: Entry) -> Result<(), Failure> {
+        let durable = self.spool.append(&entry).await;
+        self.transcript.apply(entry);
+        durable
+    }
+
+    /// Who is to blame for a sandbox that no longer answers.
+    async fn lost(&self, error: &ToolboxError) -> Failure {
+        let fate = self.sandbox.fate().await;
+        if fate.oom {
+            Failure::new(Kind::MemoryExhausted, format!("the sandbox ran out of memory and died under the episode ({error})"))
+        } else {
+            let code = fate.exit_code.map_or(String::new(), |code| format!(", exit code {code}"));
+            Failure::new(Kind::SandboxLost, format!("the sandbox went away under the episode: {error}{code}"))
+        }
+    }
+
+    /// Takes the diff and the counters, unless the sandbox itself is gone.
+    async fn salvage(&self, stopped: Stopped, admitted: Instant) -> Ended {
+        let (exit_reason, mut failure) = match stopped {
+            Ok(reason) => (reason, None),
+            Err(failure) => (ExitReason::Failed, Some(failure)),
+        };
+        let gone = matches!(failure.as_ref().map(|f| f.kind), Some(Kind::SandboxLost | Kind::MemoryExhausted));
+        let mut model_patch = String::new();
+        let mut usage = Usage::default();
+        if !gone {
+            match self.diff().await {
+                Ok(patch) => model_patch = patch,
+                // The first cause stands.
+                Err(second) => failure = failure.or(Some(second)),
+            }
+            if let Ok((Answer::Usage(counted), _)) = self.sandbox.toolbox().call(Op::Usage, &[]).await {
+                usage = counted;
+            }
+        }
+        (self.shared.emit)(EventKind::AgentEnded {
+            id: self.transcript.begun.id.clone(),
+            exit_reason,
+            patch_bytes: model_patch.len() as u64,
+        });
+        Ended {
+            exit_reason: if failure.is_some() { ExitReason::Failed } else { exit_reason },
+            model_patch,
+            failure,
+            duration_ms: admitted.elapsed().as_millis() as u64,
+            peak_memory: usage.peak_memory,
+            cpu_ms: usage.cpu_ms,
+            oom_kills: usage.oom_kills,
+        }
+    }
+
+    async fn diff(&self) -> Result<String, Failure> {
+        let op = Op::Diff {
+            workdir: self.sandbox.workdir().to_owned(),
+            tree: self.transcript.begun.base_tree.clone(),
+            exclude: self.shared.exclude.to_vec(),
+            max: self.shared.max_diff_bytes,
+        };
+        match self.sandbox.toolbox().call(op, &[]).await {
+            Ok((_, diff)) => String::from_utf8(diff.into()).map_err(|e| Failure::new(Kind::SandboxLost, format!("the toolbox sent a diff that is not UTF-8: {e}"))),
+            Err(ToolboxError::Op(refused)) => Err(Failure::new(refused_kind(&refused), format!("the diff could not be taken: {refused}"))),
+            Err(lost) => Err(self.lost(&lost).await),
+        }
+    }
+}
+
+fn refused_kind(refused: &OpError) -> Kind {
+    match refused {
+        OpError::TooLarge { .. } => Kind::DiffTooLarge,
+        OpError::NoSpace { .. } => Kind::NoSpace,
+        OpError::NotStarted { .. } | OpError::Invalid { .. } | OpError::Rejected { .. } | OpError::Failed { .. } => Kind::SandboxLost,
+    }
+}

@@ -1,0 +1,127 @@
+//! The options of `run`, and how they become settings: defaults < file < environment < flags.
+
+use super::CliError;
+use crate::config::{self, Settings};
+use clap::Args;
+use std::path::PathBuf;
+
+/// Options that may change when a run is resumed or rerun.
+#[derive(Debug, Default, Args)]
+pub struct Operation {
+    /// Agents at work at once, each with one sandbox [default: 16]
+    #[arg(long, value_name = "N", env = "SWEROLL_CONCURRENCY", help_heading = "Speed")]
+    pub concurrency: Option<usize>,
+    /// Gradings at once, each with one sandbox [default: as many as agents]
+    #[arg(long, value_name = "N", env = "SWEROLL_GRADERS", help_heading = "Speed")]
+    pub graders: Option<usize>,
+    /// Attempts an episode gets when infrastructure fails it [default: 3]
+    #[arg(long, value_name = "N", env = "SWEROLL_MAX_ATTEMPTS", help_heading = "Speed")]
+    pub max_attempts: Option<u32>,
+    /// Base URL of an OpenAI-compatible endpoint, such as https://HOST/v1
+    #[arg(long, value_name = "URL", env = "SWEROLL_ENDPOINT", help_heading = "Model")]
+    pub endpoint: Option<String>,
+    /// File that holds the API key; without it the key is read from the environment variable SWEROLL_API_KEY
+    #[arg(long, value_name = "FILE", env = "SWEROLL_API_KEY_FILE", help_heading = "Model")]
+    pub api_key_file: Option<PathBuf>,
+    /// Requests a minute, 0 for no limit [default: 0]
+    #[arg(long, value_name = "N", env = "SWEROLL_REQUESTS_PER_MINUTE", help_heading = "Model")]
+    pub requests_per_minute: Option<u64>,
+    /// Tokens a minute, 0 for no limit [default: 0]
+    #[arg(long, value_name = "N", env = "SWEROLL_TOKENS_PER_MINUTE", help_heading = "Model")]
+    pub tokens_per_minute: Option<u64>,
+    /// Write the run's events here, one JSON object a line
+    #[arg(long, value_name = "FILE", env = "SWEROLL_EVENTS", help_heading = "Output")]
+    pub events: Option<PathBuf>,
+    /// No progress on stderr
+    #[arg(long, short, env = "SWEROLL_QUIET", help_heading = "Output")]
+    pub quiet: bool,
+}
+
+/// Options that are part of what a run is; another value means another run.
+#[derive(Debug, Default, Args)]
+pub struct Identity {
+    /// Instances: .jsonl, .jsonl.zst or .jsonl.gz in the Scale-SWE or SWE-bench schema
+    #[arg(long, value_name = "FILE", env = "SWEROLL_INSTANCES", help_heading = "Instances")]
+    pub instances: Option<PathBuf>,
+    /// Independent tries at each instance [default: 1]
+    #[arg(long, value_name = "N", env = "SWEROLL_SAMPLES", help_heading = "Instances")]
+    pub samples: Option<u32>,
+    /// Only instances whose id matches this regular expression
+    #[arg(long, value_name = "REGEX", env = "SWEROLL_FILTER", help_heading = "Instances")]
+    pub filter: Option<String>,
+    /// Only the first N instances, after the filter
+    #[arg(long, value_name = "N", env = "SWEROLL_LIMIT", help_heading = "Instances")]
+    pub limit: Option<u64>,
+    /// Leave bad rows out, counted and named, instead of refusing the file
+    #[arg(long, env = "SWEROLL_SKIP_BAD", help_heading = "Instances")]
+    pub skip_bad: bool,
+    /// Image of an instance whose row names none, such as registry/swe.{instance_id}:latest
+    #[arg(long, value_name = "TEMPLATE", env = "SWEROLL_IMAGE_TEMPLATE", help_heading = "Instances")]
+    pub image_template: Option<String>,
+    /// Name of the model, as the endpoint knows it
+    #[arg(long, value_name = "NAME", env = "SWEROLL_MODEL", help_heading = "Model")]
+    pub model: Option<String>,
+    /// Prompts, tools and call format: scale-swe or sweroll [default: scale-swe]
+    #[arg(long, value_name = "NAME", env = "SWEROLL_SCAFFOLD", help_heading = "Agent")]
+    pub scaffold: Option<String>,
+    /// Directory whose prompts/*.j2 and tools/*.json take the place of the built-in ones
+    #[arg(long, value_name = "DIR", env = "SWEROLL_SCAFFOLD_DIR", help_heading = "Agent")]
+    pub scaffold_dir: Option<PathBuf>,
+    /// How the model calls tools: native or inline (XML in the text) [default: native]
+    #[arg(long, value_name = "FORMAT", env = "SWEROLL_CALL_FORMAT", help_heading = "Agent")]
+    pub call_format: Option<String>,
+    /// Turns an episode may take [default: 100]
+    #[arg(long, value_name = "N", env = "SWEROLL_MAX_TURNS", help_heading = "Agent")]
+    pub max_turns: Option<u32>,
+    /// Where tool calls run: docker, or local (a plain process, isolates nothing) [default: docker]
+    #[arg(long, value_name = "BACKEND", env = "SWEROLL_SANDBOX", help_heading = "Sandbox")]
+    pub sandbox: Option<String>,
+    /// Settings file (TOML); flags and environment win over it
+    #[arg(long, value_name = "FILE", env = "SWEROLL_CONFIG", help_heading = "Settings")]
+    pub config: Option<PathBuf>,
+    /// One setting by its path, such as agent.prompt_tokens=65536; repeatable, wins over all else
+    #[arg(long = "set", value_name = "KEY=VALUE", help_heading = "Settings")]
+    pub set: Vec<String>,
+}
+
+impl Operation {
+    pub fn lay(&self, layer: &mut config::Layer) {
+        layer.set("scheduler.concurrency", self.concurrency.map(|n| n as i64));
+        layer.set("scheduler.graders", self.graders.map(|n| n as i64));
+        layer.set("scheduler.max_attempts", self.max_attempts.map(i64::from));
+        layer.set("endpoint.url", self.endpoint.clone());
+        layer.set("endpoint.api_key_file", self.api_key_file.as_ref().map(|p| p.display().to_string()));
+        layer.set("endpoint.requests_per_minute", self.requests_per_minute.map(|n| n as i64));
+        layer.set("endpoint.tokens_per_minute", self.tokens_per_minute.map(|n| n as i64));
+    }
+}
+
+impl Identity {
+    fn lay(&self, layer: &mut config::Layer) -> Result<(), CliError> {
+        layer.set("instances.path", self.instances.as_ref().map(|p| p.display().to_string()));
+        layer.set("instances.samples", self.samples.map(i64::from));
+        layer.set("instances.filter", self.filter.clone());
+        layer.set("instances.limit", self.limit.map(|n| n as i64));
+        layer.set("instances.skip_bad", self.skip_bad.then_some(true));
+        layer.set("instances.image_template", self.image_template.clone());
+        layer.set("endpoint.model", self.model.clone());
+        layer.set("scaffold.name", self.scaffold.clone());
+        layer.set("scaffold.dir", self.scaffold_dir.as_ref().map(|p| p.display().to_string()));
+        layer.set("scaffold.call_format", self.call_format.clone());
+        layer.set("agent.turns", self.max_turns.map(i64::from));
+        layer.set("sandbox.backend", self.sandbox.clone());
+        self.set.iter().try_for_each(|assignment| layer.assign(assignment)).map_err(CliError::usage)
+    }
+}
+
+/// Settings of a new run.
+pub fn resolve(identity: &Identity, operation: &Operation) -> Result<Settings, CliError> {
+    let file = match &identity.config {
+        Some(path) => config::Layer::read(path).map_err(CliError::usage)?,
+        None => config::Layer::default(),
+    };
+    let mut flags = config::Layer::default();
+    operation.lay(&mut flags);
+    identity.lay(&mut flags)?;
+    config::resolve([file, flags]).map_err(CliError::usage)
+}

@@ -1,0 +1,117 @@
+//! All settings of a run, each module's under its own name.
+
+use crate::{agent::machine, endpoint, grading, sandbox, scheduler, store, tools};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use toml::Table;
+
+/// What `run.toml` holds and a settings file may give in part.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    pub instances: Instances,
+    pub scaffold: Scaffold,
+    pub agent: machine::Limits,
+    pub tools: tools::Bounds,
+    pub endpoint: endpoint::Settings,
+    pub sandbox: Sandbox,
+    pub grading: grading::Settings,
+    pub scheduler: scheduler::policy::Policy,
+    pub store: store::Settings,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Instances {
+    pub path: PathBuf,
+    /// Independent tries at each instance.
+    pub samples: u32,
+    /// Regular expression on the id; empty: all.
+    pub filter: String,
+    /// The first so many after the filter; 0: all.
+    pub limit: u64,
+    pub skip_bad: bool,
+    /// Image of a row that names none; `{instance_id}` and other fields of the row are filled in.
+    pub image_template: String,
+}
+
+impl Default for Instances {
+    fn default() -> Self {
+        Instances {
+            path: PathBuf::new(),
+            samples: 1,
+            filter: String::new(),
+            limit: 0,
+            skip_bad: false,
+            image_template: String::new(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Scaffold {
+    pub name: String,
+    /// Overrides; empty: the built-in prompts and tools.
+    pub dir: PathBuf,
+    pub call_format: tools::CallFormat,
+}
+
+impl Default for Scaffold {
+    fn default() -> Self {
+        Scaffold { name: "scale-swe".to_owned(), dir: PathBuf::new(), call_format: tools::CallFormat::Native }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    #[default]
+    Docker,
+    Local,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sandbox {
+    pub backend: Backend,
+    pub limits: sandbox::Limits,
+    pub prepare: sandbox::prepare::Settings,
+    pub docker: sandbox::docker::Settings,
+    pub local: sandbox::local::Settings,
+}
+
+impl Settings {
+    /// # Errors
+    /// A text that names the key.
+    pub fn deserialize_table(table: Table) -> Result<Self, String> {
+        table.try_into().map_err(|e: toml::de::Error| e.to_string())
+    }
+
+    /// As a table, for `run.toml`. Holds no secret: keys come from the environment or a file.
+    #[must_use]
+    pub fn table(&self) -> Table {
+        Table::try_from(self).unwrap_or_else(|e| unreachable!("settings are plain tables: {e}"))
+    }
+}
+
+/// Whether a setting may differ when a run is resumed: it changes how fast and by which way, not what is made.
+#[must_use]
+pub fn mutable(key: &str) -> bool {
+    const PREFIXES: [&str; 5] = ["scheduler.", "sandbox.docker.", "sandbox.local.", "endpoint.retry.", "endpoint.limits."];
+    const KEYS: [&str; 12] = [
+        "instances.path",
+        "endpoint.url",
+        "endpoint.api_key_env",
+        "endpoint.api_key_file",
+        "endpoint.headers",
+        "endpoint.requests_per_minute",
+        "endpoint.tokens_per_minute",
+        "endpoint.in_flight_max",
+        "endpoint.in_flight_start",
+        "endpoint.connect_s",
+        "endpoint.first_byte_s",
+        "endpoint.total_s",
+    ];
+    PREFIXES.iter().any(|prefix| key.starts_with(prefix)) || KEYS.contains(&key)
+}

@@ -1,0 +1,140 @@
+//! The loop around the core: performs its actions as tasks, feeds their ends back, keeps panics in their episode.
+
+use super::core::{Action, Core, Input};
+use crate::domain::{AttemptId, Failure, Kind};
+use futures_util::{FutureExt, future::BoxFuture};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{sync::mpsc, task::JoinSet};
+
+/// What the driver has done for it. An error is the attempt's failure.
+pub trait Work: Send + Sync + 'static {
+    fn agent(&self, id: AttemptId) -> BoxFuture<'_, Result<(), Failure>>;
+    fn grade(&self, id: AttemptId) -> BoxFuture<'_, Result<(), Failure>>;
+    /// Makes the attempt durable; `counts`: it decides its episode.
+    fn commit(&self, id: AttemptId, counts: bool) -> BoxFuture<'_, Result<(), Failure>>;
+    /// Makes durable that the episode was not begun.
+    fn skip(&self, id: AttemptId, failure: Failure) -> BoxFuture<'_, Result<(), Failure>>;
+    /// The task of this attempt panicked.
+    fn panicked(&self, id: &AttemptId, failure: &Failure);
+    /// The rest of the actions, to be told to those who watch.
+    fn notice(&self, action: &Action);
+}
+
+/// What the user wants in mid-run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Begin nothing new, finish what is at work.
+    Drain,
+    /// Drop everything at once; spools stay.
+    Kill,
+}
+
+/// How the loop ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    Done,
+    /// Drained before all was done, with the reason.
+    Drained(String),
+    Killed,
+}
+
+/// Runs the schedule to its end.
+pub async fn drive<W: Work>(mut core: Core, work: Arc<W>, mut stop: mpsc::Receiver<Stop>) -> End {
+    let began = Instant::now();
+    let now = || began.elapsed().as_millis() as u64;
+    let mut tasks: JoinSet<Input> = JoinSet::new();
+    let mut wake: Option<u64> = None;
+    let mut input = Input::Tick;
+    loop {
+        let mut finished = false;
+        wake = wake.filter(|at| *at > now());
+        for action in core.step(input, now()) {
+            match action {
+                Action::Finished => finished = true,
+                Action::WakeAt { at_ms } => wake = Some(wake.map_or(at_ms, |at| at.min(at_ms))),
+                other => perform(other, &work, &mut tasks),
+            }
+        }
+        if finished {
+            return match core.drain_reason() {
+                Some(reason) if core.pending() > 0 => End::Drained(reason.to_owned()),
+                _ => End::Done,
+            };
+        }
+        let timer = async {
+            match wake {
+                Some(at) => tokio::time::sleep(Duration::from_millis(at.saturating_sub(now()))).await,
+                None => std::future::pending().await,
+            }
+        };
+        input = tokio::select! {
+            Some(ended) = tasks.join_next() => match ended {
+                Ok(input) => input,
+                // Tasks catch their own panics; what is left is cancellation, which only `Kill` causes.
+                Err(_) => Input::Tick,
+            },
+            Some(stop) = stop.recv() => match stop {
+                Stop::Drain => Input::Drain { reason: "asked to stop; what is at work is finished first".to_owned() },
+                Stop::Kill => {
+                    tasks.shutdown().await;
+                    return End::Killed;
+                }
+            },
+            () = timer => Input::Tick,
+        };
+    }
+}
+
+fn perform<W: Work>(action: Action, work: &Arc<W>, tasks: &mut JoinSet<Input>) {
+    let work = Arc::clone(work);
+    match action {
+        Action::StartAgent { id } => {
+            tasks.spawn(async move {
+                let failure = guarded(&*work, &id, work.agent(id.clone())).await.err();
+                Input::AgentEnded { id, failure }
+            });
+        }
+        Action::Grade { id } => {
+            tasks.spawn(async move {
+                let failure = guarded(&*work, &id, work.grade(id.clone())).await.err();
+                Input::GradeEnded { id, failure }
+            });
+        }
+        Action::Commit { id, counts } => {
+            tasks.spawn(async move {
+                let result = guarded(&*work, &id, work.commit(id.clone(), counts)).await;
+                commit_input(id, result)
+            });
+        }
+        Action::Skip { id, failure } => {
+            tasks.spawn(async move {
+                let result = guarded(&*work, &id, work.skip(id.clone(), failure)).await;
+                commit_input(id, result)
+            });
+        }
+        other => work.notice(&other),
+    }
+}
+
+fn commit_input(id: AttemptId, result: Result<(), Failure>) -> Input {
+    match result {
+        Ok(()) => Input::Committed { id },
+        Err(failure) => Input::CommitFailed { id, failure },
+    }
+}
+
+async fn guarded<W: Work>(work: &W, id: &AttemptId, future: BoxFuture<'_, Result<(), Failure>>) -> Result<(), Failure> {
+    match AssertUnwindSafe(future).catch_unwind().await {
+        Ok(result) => result,
+        Err(panic) => {
+            let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+            let failure = Failure::new(Kind::Panic, format!("a bug of sweroll: panic in {id}: {}", text.unwrap_or("no message")));
+            work.panicked(id, &failure);
+            Err(failure)
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! How much at once, how often again, how long between.
+
+use crate::domain::{Disposition, Failure, Kind};
+use serde::{Deserialize, Serialize};
+
+/// Bounds of the schedule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    /// Agents at work at once, each with one sandbox.
+    pub concurrency: usize,
+    /// Gradings at once, each with one sandbox; 0: as many as agents.
+    pub graders: usize,
+    /// Attempts waiting to be graded beyond which no episode is begun; 0: twice the graders.
+    pub grade_backlog: usize,
+    /// Attempts an episode gets in one opening of the run.
+    pub max_attempts: u32,
+    /// Gradings an attempt gets.
+    pub max_gradings: u32,
+    /// Milliseconds before a second attempt; doubles up to `retry_cap_ms`.
+    pub retry_base_ms: u64,
+    pub retry_cap_ms: u64,
+    /// Attempts that fail in a row, of any episode, before the run stops itself; 0: twice the concurrency and ten more.
+    pub circuit_breaker: u32,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Policy {
+            concurrency: 16,
+            graders: 0,
+            grade_backlog: 0,
+            max_attempts: 3,
+            max_gradings: 2,
+            retry_base_ms: 2_000,
+            retry_cap_ms: 60_000,
+            circuit_breaker: 0,
+        }
+    }
+}
+
+impl Policy {
+    #[must_use]
+    pub fn grader_slots(&self) -> usize {
+        if self.graders == 0 { self.concurrency.max(1) } else { self.graders }
+    }
+
+    #[must_use]
+    pub fn backlog_limit(&self) -> usize {
+        if self.grade_backlog == 0 { 2 * self.grader_slots() } else { self.grade_backlog }
+    }
+
+    #[must_use]
+    pub fn breaker(&self) -> u32 {
+        if self.circuit_breaker == 0 { 2 * self.concurrency as u32 + 10 } else { self.circuit_breaker }
+    }
+
+    /// Milliseconds to wait before attempt number `tries + 1`.
+    #[must_use]
+    pub fn retry_delay(&self, tries: u32) -> u64 {
+        let doublings = tries.saturating_sub(1).min(20);
+        (self.retry_base_ms << doublings).min(self.retry_cap_ms)
+    }
+
+    /// What becomes of a failed attempt that is the `tries`-th in this opening of the run.
+    /// A panic gets one more attempt, whatever the bound.
+    #[must_use]
+    pub fn settle(&self, failure: &Failure, tries: u32) -> Disposition {
+        let bound = if failure.kind == Kind::Panic { self.max_attempts.min(2) } else { self.max_attempts };
+        match failure.kind.disposition() {
+            Disposition::Retry if tries >= bound => Disposition::Final,
+            other => other,
+        }
+    }
+}
