@@ -91,8 +91,8 @@ impl Operation {
         layer.set("scheduler.max_attempts", self.max_attempts.map(i64::from));
         layer.set("endpoint.url", self.endpoint.clone());
         layer.set("endpoint.api_key_file", self.api_key_file.as_ref().map(|p| p.display().to_string()));
-        layer.set("endpoint.requests_per_minute", self.requests_per_minute.map(|n| n as i64));
-        layer.set("endpoint.tokens_per_minute", self.tokens_per_minute.map(|n| n as i64));
+        layer.set("endpoint.limits.requests_per_minute", self.requests_per_minute.map(|n| n as i64));
+        layer.set("endpoint.limits.tokens_per_minute", self.tokens_per_minute.map(|n| n as i64));
     }
 }
 

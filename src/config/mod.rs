@@ -4,7 +4,7 @@ mod layer;
 mod settings;
 
 pub use layer::{ConfigError, Layer};
-pub use settings::{Backend, Instances, Sandbox, Scaffold, Settings, mutable};
+pub use settings::{Backend, Instances, MAY_DIFFER, Sandbox, Scaffold, Settings};
 
 /// Joins the layers, later ones winning, over the defaults.
 ///

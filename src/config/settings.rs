@@ -95,23 +95,19 @@ impl Settings {
     }
 }
 
-/// Whether a setting may differ when a run is resumed: it changes how fast and by which way, not what is made.
-#[must_use]
-pub fn mutable(key: &str) -> bool {
-    const PREFIXES: [&str; 5] = ["scheduler.", "sandbox.docker.", "sandbox.local.", "endpoint.retry.", "endpoint.limits."];
-    const KEYS: [&str; 12] = [
-        "instances.path",
-        "endpoint.url",
-        "endpoint.api_key_env",
-        "endpoint.api_key_file",
-        "endpoint.headers",
-        "endpoint.requests_per_minute",
-        "endpoint.tokens_per_minute",
-        "endpoint.in_flight_max",
-        "endpoint.in_flight_start",
-        "endpoint.connect_s",
-        "endpoint.first_byte_s",
-        "endpoint.total_s",
-    ];
-    PREFIXES.iter().any(|prefix| key.starts_with(prefix)) || KEYS.contains(&key)
-}
+/// Settings, and tables of them, that may differ when a run is resumed: they change how fast and by which way, not what is
+/// made. The instances themselves are held by their digest, not by their path.
+pub const MAY_DIFFER: &[&str] = &[
+    "instances.path",
+    "scheduler",
+    "sandbox.docker",
+    "sandbox.local",
+    "endpoint.url",
+    "endpoint.api_key_env",
+    "endpoint.api_key_file",
+    "endpoint.headers",
+    "endpoint.timeouts",
+    "endpoint.retry",
+    "endpoint.limits",
+    "endpoint.prices",
+];
