@@ -1,4 +1,19 @@
 //! The model behind an OpenAI-compatible endpoint.
+//!
+//! `openai` performs one completion: `wire` writes the request and reads the reply, `transport` carries them, `retry`
+//! says what follows from a failure, `limiter` when a request may go out, `price` what the reply cost.
+
+pub mod limiter;
+pub mod openai;
+pub mod price;
+pub mod retry;
+pub mod settings;
+mod transport;
+mod wire;
+
+pub use limiter::Limiter;
+pub use openai::OpenAi;
+pub use settings::Settings;
 
 use crate::domain::{Failure, Message, transcript::Response};
 use futures_util::future::BoxFuture;

@@ -1,0 +1,123 @@
+//! The limits that all requests of a run share: requests and tokens a minute, and requests in flight, which adapt to
+//! what the endpoint bears. The waiters form one line, first come first served; only its head looks at the limits, so
+//! every event costs the same with ten thousand waiting as with one.
+
+mod core;
+mod line;
+
+pub use core::{Core, End, Limits, Snapshot, Start};
+pub use line::{Line, Place};
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{sync::Notify, time::Instant};
+
+/// The limits with their line; shared by every client of one endpoint.
+#[derive(Debug)]
+pub struct Limiter {
+    began: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    core: Core,
+    line: Line<Arc<Notify>>,
+}
+
+/// The right to one request, held while it is in flight. Dropped unsettled, it keeps its estimate charged.
+#[derive(Debug)]
+pub struct Permit<'a> {
+    limiter: &'a Limiter,
+    began: Duration,
+    estimate: u64,
+    end: End,
+}
+
+/// A place in the line, given up when dropped.
+struct Waiting<'a> {
+    limiter: &'a Limiter,
+    place: Place,
+}
+
+impl Limiter {
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Limiter { began: Instant::now(), state: Mutex::new(State { core: Core::new(limits), line: Line::default() }) }
+    }
+
+    /// Waits for its turn, for a free place in flight, and for `estimate` tokens.
+    pub async fn acquire(&self, estimate: u64) -> Permit<'_> {
+        let woken = Arc::new(Notify::new());
+        let waiting = Waiting { limiter: self, place: self.state().line.join(woken.clone()) };
+        loop {
+            match waiting.try_start(estimate) {
+                Some(Start::Go { began }) => return Permit { limiter: self, began, estimate, end: End::Unknown },
+                Some(Start::Until(at)) => {
+                    let _ = tokio::time::timeout_at(self.began + at, woken.notified()).await;
+                }
+                Some(Start::Full) | None => woken.notified().await,
+            }
+        }
+    }
+
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let now = self.now();
+        let state = self.state();
+        state.core.snapshot(state.line.len(), now)
+    }
+
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// A panic elsewhere leaves the numbers whole: each operation is done before anything can panic.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn wake_head(&self) {
+        if let Some(head) = self.line.head() {
+            head.notify_one();
+        }
+    }
+}
+
+impl Waiting<'_> {
+    /// None where others come first.
+    fn try_start(&self, estimate: u64) -> Option<Start> {
+        let now = self.limiter.now();
+        let mut state = self.limiter.state();
+        state.line.is_head(self.place).then(|| state.core.try_start(estimate, now))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut state = self.limiter.state();
+        if state.line.leave(self.place) {
+            state.wake_head();
+        }
+    }
+}
+
+impl Permit<'_> {
+    /// The request is over, and how.
+    pub fn settle(mut self, end: End) {
+        self.end = end;
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        let now = self.limiter.now();
+        let mut state = self.limiter.state();
+        state.core.finish(self.began, self.estimate, self.end, now);
+        state.wake_head();
+    }
+}

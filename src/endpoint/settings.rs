@@ -1,0 +1,309 @@
+//! What a user may set of the endpoint. The key is no setting: only where it comes from is.
+
+use crate::domain::{Failure, Kind};
+use crate::endpoint::{limiter::Limits, price::Prices, retry::Policy};
+use reqwest::Url;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+
+/// Environment variable that is asked for the key unless another is named.
+pub const KEY_ENV: &str = "SWEROLL_API_KEY";
+/// Largest file taken for a key, bytes.
+const MAX_KEY_FILE: u64 = 64 << 10;
+/// Keys of a request's body that are the client's own.
+const OURS: [&str; 4] = ["model", "messages", "tools", "stream"];
+
+/// The table `[endpoint]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Base address, as OpenAI clients take it: `/chat/completions` and `/models` are added to its path.
+    /// With no path at all, `/v1` comes first; a path that already ends in `/chat/completions` is taken as it is.
+    pub url: String,
+    /// Name of the model as the endpoint knows it.
+    pub model: String,
+    /// Environment variable with the key. The default one may be absent (endpoints without keys), another may not.
+    pub api_key_env: String,
+    /// File with the key, which then comes from here and not from the environment; white space around it is dropped.
+    pub api_key_file: Option<PathBuf>,
+    /// Sampling parameters, sent as they are: `temperature`, `top_p`, `max_tokens`, ...
+    pub sampling: Map<String, Value>,
+    /// Further fields of the request's body; they win over `sampling`.
+    pub extra_body: Map<String, Value>,
+    /// Further headers. A value `env:NAME` is read from the environment: the only way for one that holds a secret.
+    pub headers: BTreeMap<String, String>,
+    pub timeouts: Timeouts,
+    /// Largest reply, bytes.
+    pub max_reply_bytes: u64,
+    pub retry: Policy,
+    pub limits: Limits,
+    pub reasoning_field: ReasoningField,
+    pub send_reasoning: SendReasoning,
+    pub prices: Prices,
+    /// The model's context, tokens of prompt and reply; 0: unknown.
+    pub max_context_tokens: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            url: String::new(),
+            model: String::new(),
+            api_key_env: KEY_ENV.to_owned(),
+            api_key_file: None,
+            sampling: Map::new(),
+            extra_body: Map::new(),
+            headers: BTreeMap::new(),
+            timeouts: Timeouts::default(),
+            max_reply_bytes: 16 << 20,
+            retry: Policy::default(),
+            limits: Limits::default(),
+            reasoning_field: ReasoningField::Auto,
+            send_reasoning: SendReasoning::Auto,
+            prices: Prices::default(),
+            max_context_tokens: 0,
+        }
+    }
+}
+
+/// Seconds, fractions allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timeouts {
+    /// To a connection, TLS included.
+    pub connect_s: f64,
+    /// To the head of the reply, and from each piece of its body to the next. DeepSeek keeps a request waiting up to ten
+    /// minutes before it starts on it.
+    pub first_byte_s: f64,
+    /// From the request out to the last byte of the reply.
+    pub total_s: f64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts { connect_s: 10.0, first_byte_s: 600.0, total_s: 1200.0 }
+    }
+}
+
+/// Under which name the endpoint sends the model's thinking, and gets it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReasoningField {
+    /// Either is read; sent back under the name last read, `reasoning_content` before that.
+    Auto,
+    ReasoningContent,
+    Reasoning,
+}
+
+/// Whether thinking is sent back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SendReasoning {
+    /// As DeepSeek demands it: in a conversation that has any, with each assistant message that has tool calls and comes
+    /// after the last user message, even when empty; nowhere else.
+    Auto,
+    /// With every assistant message, even when empty.
+    Always,
+    Never,
+}
+
+/// Text that shows itself to nobody by accident.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Arc<str>);
+
+impl Secret {
+    /// None where nothing is left without the white space around it.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        let text = text.trim();
+        (!text.is_empty()).then(|| Secret(text.into()))
+    }
+
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// The two addresses that requests go to.
+#[derive(Debug, Clone)]
+pub(super) struct Addresses {
+    pub completions: Url,
+    pub models: Url,
+}
+
+impl Settings {
+    /// # Errors
+    /// `UnknownModel` where the address is none that a request can go to.
+    pub(super) fn addresses(&self) -> Result<Addresses, Failure> {
+        let wrong = |why: &str| {
+            let mend = "write endpoint.url as in http://127.0.0.1:8000/v1 or https://api.deepseek.com";
+            Failure::new(Kind::UnknownModel, format!("the endpoint's address {why}: {mend}"))
+        };
+        let mut url = Url::parse(self.url.trim()).map_err(|e| wrong(&format!("cannot be read ({e})")))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(wrong("holds a user or a password; keys come from the environment or a file"));
+        }
+        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+            return Err(wrong("is neither http:// nor https://"));
+        }
+        url.set_fragment(None);
+        let path = url.path().trim_end_matches('/');
+        let base = match path.strip_suffix("/chat/completions").unwrap_or(path) {
+            "" if path.is_empty() => "/v1".to_owned(),
+            base => base.to_owned(),
+        };
+        let at = |tail: &str| {
+            let mut url = url.clone();
+            url.set_path(&format!("{base}{tail}"));
+            url
+        };
+        Ok(Addresses { completions: at("/chat/completions"), models: at("/models") })
+    }
+
+    /// The key, none where the endpoint is used without. `env` looks up an environment variable.
+    ///
+    /// # Errors
+    /// `Unauthorized` where a key was named that is not there.
+    pub(super) fn key(&self, env: impl Fn(&str) -> Option<String>) -> Result<Option<Secret>, Failure> {
+        let missing = |what: String| Failure::new(Kind::Unauthorized, format!("no API key: {what}"));
+        if let Some(path) = &self.api_key_file {
+            let shown = path.display();
+            let size = std::fs::metadata(path).map_err(|e| missing(format!("cannot read endpoint.api_key_file {shown}: {e}")))?.len();
+            if size > MAX_KEY_FILE {
+                return Err(missing(format!("{shown} has {size} bytes; endpoint.api_key_file names a file that holds the key alone")));
+            }
+            let text = std::fs::read_to_string(path).map_err(|e| missing(format!("cannot read endpoint.api_key_file {shown}: {e}")))?;
+            return Secret::new(&text).map(Some).ok_or_else(|| missing(format!("{shown} is empty; write the key into it")));
+        }
+        let key = env(&self.api_key_env).as_deref().and_then(Secret::new);
+        if key.is_none() && self.api_key_env != KEY_ENV {
+            return Err(missing(format!("set the environment variable {}, which endpoint.api_key_env names", self.api_key_env)));
+        }
+        Ok(key)
+    }
+
+    /// What every request's body holds beside messages and tools. This is also what the record names as sampling.
+    ///
+    /// # Errors
+    /// `UnknownModel`, which stops a run, where a field is set that is the client's own.
+    pub fn parameters(&self) -> Result<Map<String, Value>, Failure> {
+        let all: Map<_, _> = self.sampling.iter().chain(&self.extra_body).map(|(k, v)| (k.clone(), v.clone())).collect();
+        match all.keys().find(|k| OURS.contains(&k.as_str())) {
+            None => Ok(all),
+            Some(key) => Err(Failure::new(
+                Kind::UnknownModel,
+                format!("{key:?} is not for endpoint.sampling or endpoint.extra_body: the client sets it itself; take it out"),
+            )),
+        }
+    }
+}
+
+impl Timeouts {
+    pub(super) fn connect(&self) -> Duration {
+        seconds(self.connect_s)
+    }
+
+    pub(super) fn first_byte(&self) -> Duration {
+        seconds(self.first_byte_s)
+    }
+
+    pub(super) fn total(&self) -> Duration {
+        seconds(self.total_s)
+    }
+}
+
+/// A year stands for anything longer or not a number, nothing for the negative.
+pub(super) fn seconds(s: f64) -> Duration {
+    const YEAR: f64 = 365.0 * 86_400.0;
+    Duration::from_secs_f64(if s.is_nan() { YEAR } else { s.clamp(0.0, YEAR) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(url: &str) -> Settings {
+        Settings { url: url.into(), ..Settings::default() }
+    }
+
+    #[test]
+    fn addresses_are_built_as_documented() {
+        for (url, completions, models) in [
+            ("http://h:8000", "http://h:8000/v1/chat/completions", "http://h:8000/v1/models"),
+            ("http://h:8000/", "http://h:8000/v1/chat/completions", "http://h:8000/v1/models"),
+            ("https://h/v1", "https://h/v1/chat/completions", "https://h/v1/models"),
+            ("https://h/api/v1/", "https://h/api/v1/chat/completions", "https://h/api/v1/models"),
+            ("https://h/beta", "https://h/beta/chat/completions", "https://h/beta/models"),
+            ("https://h/v1/chat/completions", "https://h/v1/chat/completions", "https://h/v1/models"),
+            ("https://h/chat/completions", "https://h/chat/completions", "https://h/models"),
+            ("https://h/d?api-version=1#x", "https://h/d/chat/completions?api-version=1", "https://h/d/models?api-version=1"),
+        ] {
+            let got = at(url).addresses().unwrap();
+            assert_eq!((got.completions.as_str(), got.models.as_str()), (completions, models), "{url}");
+        }
+        for url in ["", "h:8000/v1", "ftp://h/", "https://user:hunter2@h/v1"] {
+            let failure = at(url).addresses().unwrap_err();
+            assert_eq!(failure.kind, Kind::UnknownModel, "{url}");
+            assert!(!failure.message.contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn key_from_file_then_environment() {
+        let env = |name: &str| (name == KEY_ENV).then(|| " k1\n".to_owned());
+        assert_eq!(at("").key(env).unwrap().unwrap().expose(), "k1");
+        assert_eq!(at("").key(|_| None).unwrap(), None);
+        let other = Settings { api_key_env: "OTHER".into(), ..Settings::default() };
+        assert!(other.key(env).unwrap_err().message.contains("OTHER"));
+
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let from_file = Settings { api_key_file: Some(file.path().into()), ..Settings::default() };
+        assert!(from_file.key(env).unwrap_err().message.contains("is empty"));
+        std::fs::write(file.path(), "k2\n").unwrap();
+        assert_eq!(from_file.key(env).unwrap().unwrap().expose(), "k2");
+    }
+
+    #[test]
+    fn settings_survive_toml_and_hold_no_key() {
+        let text = r#"
+            url = "https://h/v1"
+            model = "m"
+            sampling = { temperature = 0.7, max_tokens = 8192 }
+            extra_body = { thinking = { type = "enabled" }, max_tokens = 4096 }
+            [timeouts]
+            connect_s = 3
+            [retry]
+            tries = 4
+        "#;
+        let settings: Settings = toml::from_str(text).unwrap();
+        let back: Settings = toml::from_str(&toml::to_string(&settings).unwrap()).unwrap();
+        assert_eq!(settings, back);
+        assert_eq!(
+            serde_json::to_string(&settings.parameters().unwrap()).unwrap(),
+            r#"{"temperature":0.7,"max_tokens":4096,"thinking":{"type":"enabled"}}"#
+        );
+        assert!(toml::from_str::<Settings>("api_key = 'k'").is_err());
+        let own: Settings = toml::from_str("extra_body = { stream = true }").unwrap();
+        assert!(own.parameters().unwrap_err().message.contains("stream"));
+    }
+
+    #[test]
+    fn secrets_do_not_show() {
+        let secret = Secret::new("hunter2").unwrap();
+        assert_eq!(format!("{secret} {secret:?} {:?}", Some(&secret)), "*** *** Some(***)");
+    }
+}

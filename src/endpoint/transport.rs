@@ -1,0 +1,213 @@
+//! One HTTP exchange: status, headers and body whatever their shape, within limits of time and bytes.
+
+use crate::domain::{Failure, Kind};
+use crate::endpoint::settings::{Secret, Settings};
+use bytes::{Bytes, BytesMut};
+use reqwest::{
+    Client, RequestBuilder, Response, Url,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+    redirect,
+};
+use std::{net::IpAddr, time::Duration};
+use tokio::time::{Instant, timeout_at};
+
+/// Headers that would hold a key.
+const KEY_HEADERS: [&str; 4] = ["authorization", "proxy-authorization", "api-key", "x-api-key"];
+
+#[derive(Debug, Clone)]
+pub struct Transport {
+    client: Client,
+    first_byte: Duration,
+    total: Duration,
+    max_bytes: usize,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Exchange {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// Why nothing usable came back. No text names the address or a key.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    #[error("no connection: {0}")]
+    Connect(String),
+    #[error("nothing came for {0:?} (endpoint.timeouts.first_byte_s)")]
+    Silent(Duration),
+    #[error("the reply was not whole after {0:?} (endpoint.timeouts.total_s)")]
+    Slow(Duration),
+    #[error("the reply is over {0} bytes (endpoint.max_reply_bytes)")]
+    Large(usize),
+    #[error("the connection broke: {0}")]
+    Broken(String),
+}
+
+impl Transport {
+    /// `headers` go with every request.
+    ///
+    /// # Errors
+    /// `EndpointUnavailable` where no client can be made here.
+    pub fn new(settings: &Settings, url: &Url, headers: HeaderMap) -> Result<Self, Failure> {
+        // Whoever comes first wins; a provider that is installed already serves as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let timeouts = &settings.timeouts;
+        let mut client = Client::builder()
+            .user_agent(concat!("sweroll/", env!("CARGO_PKG_VERSION")))
+            .default_headers(headers)
+            .connect_timeout(timeouts.connect())
+            .redirect(redirect::Policy::none())
+            .tcp_keepalive(Duration::from_secs(60))
+            .pool_max_idle_per_host(settings.limits.in_flight_max as usize);
+        if is_loopback(url) {
+            client = client.no_proxy();
+        }
+        if url.scheme() == "http" {
+            // A machine without certificates can still talk to an endpoint that needs none.
+            client = client.tls_certs_only([]);
+        }
+        let client = client.build().map_err(|e| {
+            let mend = "for https the system's certificates are needed: install ca-certificates, or name them in SSL_CERT_FILE";
+            Failure::new(Kind::UnknownModel, format!("cannot make an HTTP client for {url}: {}; {mend}", chain(&e)))
+        })?;
+        let max_bytes = usize::try_from(settings.max_reply_bytes).unwrap_or(usize::MAX);
+        Ok(Transport { client, first_byte: timeouts.first_byte(), total: timeouts.total(), max_bytes })
+    }
+
+    pub async fn post(&self, url: &Url, body: Bytes) -> Result<Exchange, TransportError> {
+        self.exchange(self.client.post(url.clone()).body(body)).await
+    }
+
+    pub async fn get(&self, url: &Url) -> Result<Exchange, TransportError> {
+        self.exchange(self.client.get(url.clone())).await
+    }
+
+    async fn exchange(&self, request: RequestBuilder) -> Result<Exchange, TransportError> {
+        let deadline = Instant::now() + self.total;
+        let mut response = self.within(deadline, request.send()).await?;
+        let body = self.body(&mut response, deadline).await?;
+        Ok(Exchange { status: response.status().as_u16(), headers: std::mem::take(response.headers_mut()), body })
+    }
+
+    async fn body(&self, response: &mut Response, deadline: Instant) -> Result<Bytes, TransportError> {
+        let told = response.content_length().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+        if told > self.max_bytes {
+            return Err(TransportError::Large(self.max_bytes));
+        }
+        let mut body = BytesMut::new();
+        while let Some(piece) = self.within(deadline, response.chunk()).await? {
+            if body.len() + piece.len() > self.max_bytes {
+                return Err(TransportError::Large(self.max_bytes));
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body.freeze())
+    }
+
+    /// The next thing to come, within the time that it has and the time that is left.
+    async fn within<T>(&self, deadline: Instant, next: impl Future<Output = reqwest::Result<T>>) -> Result<T, TransportError> {
+        let silent = Instant::now() + self.first_byte;
+        match timeout_at(silent.min(deadline), next).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(e)) if e.is_connect() => Err(TransportError::Connect(chain(&e.without_url()))),
+            Ok(Err(e)) => Err(TransportError::Broken(chain(&e.without_url()))),
+            Err(_) if silent < deadline => Err(TransportError::Silent(self.first_byte)),
+            Err(_) => Err(TransportError::Slow(self.total)),
+        }
+    }
+}
+
+/// The headers of every request, with the secrets among them: those are neither logged nor shown.
+///
+/// # Errors
+/// `Unauthorized` where a header cannot be sent, or holds a key that does not come from the environment.
+pub fn headers(
+    settings: &Settings,
+    key: Option<&Secret>,
+    env: impl Fn(&str) -> Option<String>,
+) -> Result<(HeaderMap, Vec<Secret>), Failure> {
+    let wrong = |name: &str, why: &str| Failure::new(Kind::Unauthorized, format!("endpoint.headers.{name}: {why}"));
+    let mut headers = HeaderMap::new();
+    let mut secrets = Vec::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    if let Some(key) = key {
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose())).map_err(|_| {
+            Failure::new(Kind::Unauthorized, "the API key holds characters that no header can: check that it was copied whole and alone")
+        })?;
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
+        secrets.push(key.clone());
+    }
+    for (name, text) in &settings.headers {
+        let header: HeaderName = name.parse().map_err(|_| wrong(name, "no header has such a name"))?;
+        let named = text.strip_prefix("env:").map(str::trim);
+        if named.is_none() && KEY_HEADERS.contains(&header.as_str()) {
+            return Err(wrong(name, "a key is no setting: put it into an environment variable NAME and write \"env:NAME\""));
+        }
+        let secret = match named {
+            None => None,
+            Some(var) => {
+                let value = env(var).as_deref().and_then(Secret::new);
+                Some(value.ok_or_else(|| wrong(name, &format!("set the environment variable {var}")))?)
+            }
+        };
+        let mut value: HeaderValue = secret
+            .as_ref()
+            .map_or(text.as_str(), Secret::expose)
+            .parse()
+            .map_err(|_| wrong(name, "its value holds characters that no header can"))?;
+        value.set_sensitive(secret.is_some());
+        headers.insert(header, value);
+        secrets.extend(secret);
+    }
+    Ok((headers, secrets))
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+}
+
+/// An error with its causes: the outermost alone seldom says what happened.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(error.source(), |e| e.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_come_from_the_environment_and_do_not_show() {
+        let env = |name: &str| (name == "TEAM_KEY").then(|| "hunter2".to_owned());
+        let with = |name: &str, value: &str| Settings { headers: [(name.into(), value.into())].into(), ..Settings::default() };
+        let key = Secret::new("hunter3").unwrap();
+        let (sent, secrets) = headers(&with("X-Api-Key", "env:TEAM_KEY"), Some(&key), env).unwrap();
+        assert_eq!((&sent["x-api-key"], &sent["authorization"]), (&"hunter2".parse().unwrap(), &"Bearer hunter3".parse().unwrap()));
+        assert_eq!(secrets.len(), 2);
+        assert!(!format!("{sent:?}").contains("hunter"));
+        assert_eq!(headers(&with("X-Title", "mine"), None, env).unwrap().0["x-title"], "mine");
+        for (name, value) in [("Authorization", "Bearer hunter2"), ("X-Api-Key", "env:OTHER"), ("X Y", "1"), ("X-Y", "a\nb")] {
+            let failure = headers(&with(name, value), None, env).unwrap_err();
+            assert!(failure.message.contains(name) && !failure.message.contains("hunter"), "{failure}");
+        }
+    }
+
+    #[test]
+    fn loopback_needs_no_proxy() {
+        for (url, loopback) in [
+            ("http://localhost:1", true),
+            ("http://127.0.0.9/", true),
+            ("http://[::1]:80", true),
+            ("http://10.0.0.1", false),
+            ("http://localhost.example.com", false),
+        ] {
+            assert_eq!(is_loopback(&url.parse().unwrap()), loopback, "{url}");
+        }
+    }
+}
