@@ -1,5 +1,7 @@
 //! The model behind an OpenAI-compatible endpoint.
 
+pub mod server;
+
 use crate::domain::{Failure, Message, transcript::Response};
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
