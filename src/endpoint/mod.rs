@@ -15,6 +15,8 @@ pub use limiter::Limiter;
 pub use openai::OpenAi;
 pub use settings::Settings;
 
+pub mod server;
+
 use crate::domain::{Failure, Message, transcript::Response};
 use futures_util::future::BoxFuture;
 use std::sync::Arc;

@@ -1,0 +1,147 @@
+//! Makes the golden change through the tools of the scaffold, checks that it is there, and submits.
+//!
+//! Hunks that are plain text edits go through the edit tool; then one shell script ensures them and applies the rest.
+//! What was said before decides the step, so a step whose call was cut is made again.
+
+use super::{
+    Move,
+    script::{commands, here},
+};
+use crate::endpoint::server::{
+    chance::Digest,
+    conversation::Conversation,
+    patch::{self, FilePatch},
+    playbook::Play,
+    toolset::{Want, quoted},
+};
+use std::{fmt::Write, sync::OnceLock};
+
+/// Hunks made by the edit tool; the rest goes through the shell.
+const MAX_EDITS: usize = 8;
+/// Calls of a turn.
+const BATCH: usize = 4;
+/// Seconds for the command that applies.
+const APPLY_S: u64 = 120;
+
+/// An instance's steps, worked out once for each way of calling: with an edit tool or not, native or inline.
+#[derive(Debug, Default)]
+pub struct GoldPlans([OnceLock<Plan>; 4]);
+
+#[derive(Debug)]
+struct Plan {
+    /// The wants of each turn.
+    steps: Vec<Vec<Want>>,
+    mark: String,
+    /// Taken when `mark` was not seen.
+    again: Vec<Vec<Want>>,
+    again_mark: String,
+}
+
+#[must_use]
+pub fn gold(talk: &Conversation<'_>, play: &Play) -> Move {
+    let edits = talk.tools.can_replace();
+    let plan =
+        play.plans.0[usize::from(edits) + 2 * usize::from(talk.tools.inline)].get_or_init(|| Plan::new(play, edits, talk.tools.inline));
+    let done = talk.done();
+    let made = || talk.observed(&plan.mark) || talk.observed(&plan.again_mark);
+    let (say, step) = match (plan.steps.get(done), done.checked_sub(plan.steps.len()).and_then(|n| plan.again.get(n))) {
+        (Some(step), _) => (say(step), step.as_slice()),
+        (None, _) if made() => ("The change is in place. I submit it.", &[Want::Finish][..]),
+        (None, Some(step)) => ("That did not work as a whole. I apply what is missing.", step.as_slice()),
+        (None, None) => ("The change could not be made. I submit what there is.", &[Want::Finish][..]),
+    };
+    step.iter().fold(Move::say(say), |reply, want| reply.with(talk.tools.call(want)))
+}
+
+fn say(step: &[Want]) -> &'static str {
+    match step.first() {
+        Some(Want::Shell { timeout: None, .. }) => "Let me look around first.",
+        Some(Want::View { .. }) => "This is where the problem is. Let me read it.",
+        Some(Want::Replace { .. }) => "Now I make the change.",
+        _ => "Now I apply the rest and check that all of it is there.",
+    }
+}
+
+impl Plan {
+    fn new(play: &Play, edits: bool, inline: bool) -> Self {
+        let files = patch::parse(&play.patch);
+        let parts = Parts::new(play, files.as_deref(), if edits { MAX_EDITS } else { 0 }, inline);
+        let mut steps = vec![vec![shell(format!("cd {} && ls -la && git status --short | head -n 20", quoted(&play.workdir)), None)]];
+        steps.extend(parts.view.into_iter().map(|view| vec![view]));
+        steps.extend(parts.edits.chunks(if inline { 1 } else { BATCH }).map(<[Want]>::to_vec));
+        let run = |script: &str| commands(script).into_iter().map(|c| vec![shell(c, Some(APPLY_S))]).collect::<Vec<_>>();
+        let (script, mark) = apply(&play.workdir, &parts.ensure, &parts.rest, "golden change");
+        steps.extend(run(&script));
+        let all: Vec<_> = parts.ensure.into_iter().chain(parts.rest).collect();
+        let (script, again_mark) = apply(&play.workdir, &all, &[], "golden change, again");
+        Plan { steps, mark, again: run(&script), again_mark }
+    }
+}
+
+fn shell(command: String, timeout: Option<u64>) -> Want {
+    Want::Shell { command, timeout }
+}
+
+/// A golden patch taken apart.
+struct Parts {
+    view: Option<Want>,
+    edits: Vec<Want>,
+    /// Diffs of the hunks that were edited, one each.
+    ensure: Vec<String>,
+    /// Diffs of all else, one a file.
+    rest: Vec<String>,
+}
+
+impl Parts {
+    fn new(play: &Play, files: Option<&[FilePatch<'_>]>, max_edits: usize, inline: bool) -> Self {
+        let mut parts = Parts { view: None, edits: Vec::new(), ensure: Vec::new(), rest: Vec::new() };
+        let Some(files) = files else {
+            let newline = if play.patch.ends_with('\n') { "" } else { "\n" };
+            parts.rest.extend((!play.patch.trim().is_empty()).then(|| format!("{}{newline}", play.patch)));
+            return parts;
+        };
+        for file in files {
+            let mut edited = vec![false; file.hunks.len()];
+            if let Some(name) = file.path() {
+                let path = format!("{}/{name}", play.workdir.trim_end_matches('/'));
+                let first = file.hunks.first().map_or(1, patch::Hunk::old_start) as u64;
+                parts.view.get_or_insert_with(|| Want::View { path: path.clone(), from: first.max(1), to: first + 20 });
+                for (at, edited) in edited.iter_mut().enumerate() {
+                    let edit = file.edit(at).filter(|e| parts.edits.len() < max_edits && !(inline && (tags(&e.old) || tags(&e.new))));
+                    if let Some(patch::Edit { old, new }) = edit {
+                        *edited = true;
+                        parts.edits.push(Want::Replace { path: path.clone(), old, new });
+                    }
+                }
+            }
+            let ensure = (0..edited.len()).filter(|&at| edited[at]);
+            parts.ensure.extend(ensure.filter_map(|at| file.part(|n| n == at, |n| n < at && edited[n])));
+            parts.rest.extend(file.part(|n| !edited[n], |n| edited[n]));
+        }
+        parts
+    }
+}
+
+/// The text would end an inline call.
+fn tags(text: &str) -> bool {
+    ["<parameter", "</parameter", "<function", "</function"].iter().any(|tag| text.contains(tag))
+}
+
+/// A script that ensures some diffs and applies others, and the mark which it prints when all went well.
+fn apply(workdir: &str, ensure: &[String], rest: &[String], what: &str) -> (String, String) {
+    let file = format!("/tmp/golden-{:016x}.diff", ensure.iter().chain(rest).fold(Digest::default(), |d, p| d.add(p)).value());
+    let mut script = format!(
+        "(cd {dir} || exit 1\nn=0; bad=0\n\
+         add() {{ cat > {file}; n=$((n+1)); if git apply --whitespace=nowarn {file}; then echo \"part $n: applied\"; else echo \"part $n: FAILED\"; bad=1; fi; }}\n\
+         ensure() {{ cat > {file}; n=$((n+1)); if git apply -R --check --whitespace=nowarn {file} 2>/dev/null; then echo \"part $n: there\"; \
+         elif git apply --whitespace=nowarn {file}; then echo \"part $n: applied\"; else echo \"part $n: FAILED\"; bad=1; fi; }}\n",
+        dir = quoted(workdir),
+    );
+    for (verb, diffs) in [("ensure", ensure), ("add", rest)] {
+        for diff in diffs {
+            let _ = write!(script, "{verb} {}", here(diff));
+        }
+    }
+    let _ = write!(script, "rm -f {file}; [ $bad = 0 ] && echo \"{what}: all $n parts in place\")\n");
+    (script, format!("{what}: all {} parts in place", ensure.len() + rest.len()))
+}

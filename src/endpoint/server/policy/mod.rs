@@ -1,0 +1,80 @@
+//! The scripted models: pure functions from a conversation, an instance and chance to a reply.
+
+mod gold;
+mod hostile;
+mod script;
+mod wander;
+
+pub use gold::{GoldPlans, gold};
+pub use hostile::hostile;
+pub use wander::wander;
+
+use super::{conversation::Conversation, toolset::Want};
+use serde_json::{Map, Value};
+
+/// A reply: some prose, then calls.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Move {
+    pub say: String,
+    pub calls: Vec<Call>,
+    /// It should come back exactly as it was sent. Not so for what a client has to mend (ids, surrogates).
+    pub exact: bool,
+}
+
+/// A call with its id where it is not an ordinary one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call {
+    pub id: Answer<String>,
+    pub name: String,
+    pub arguments: Answer<Value>,
+}
+
+/// A field as it should be, or as some models send it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer<T> {
+    /// Made by the server (an id), or a text (arguments).
+    Usual(String),
+    Odd(T),
+    Absent,
+}
+
+impl Call {
+    #[must_use]
+    pub fn new(name: &str, arguments: &Map<String, Value>) -> Self {
+        Call::raw(name, Value::Object(arguments.clone()).to_string())
+    }
+
+    /// A call with this text for arguments, JSON or not.
+    #[must_use]
+    pub fn raw(name: &str, arguments: impl Into<String>) -> Self {
+        Call { id: Answer::Usual(String::new()), name: name.to_owned(), arguments: Answer::Usual(arguments.into()) }
+    }
+
+    /// The arguments' text; empty where they are no text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        match &self.arguments {
+            Answer::Usual(text) => text,
+            _ => "",
+        }
+    }
+}
+
+impl Move {
+    #[must_use]
+    pub fn say(text: impl Into<String>) -> Self {
+        Move { say: text.into(), exact: true, ..Move::default() }
+    }
+
+    #[must_use]
+    pub fn with(mut self, call: Option<Call>) -> Self {
+        self.calls.extend(call);
+        self
+    }
+}
+
+/// Submits nothing.
+#[must_use]
+pub fn noop(talk: &Conversation<'_>) -> Move {
+    Move::say("I leave everything as it is.").with(talk.tools.call(&Want::Finish))
+}
