@@ -8,7 +8,7 @@ use super::owner::{self, Owner};
 use super::private_dir::{self, PrivateDir};
 use super::program::Program;
 use super::request::{self, Channel};
-use super::{Fate, Provider, Sandbox, Spec, sweep, workdir};
+use super::{Fate, Provider, Sandbox, Spec, process, sweep, workdir};
 use crate::domain::{Failure, Kind};
 use crate::toolbox::client::Toolbox;
 use bollard::query_parameters::ListContainersOptionsBuilder;
@@ -265,7 +265,8 @@ impl Inner {
             .buffer_unordered(self.settings.removals_in_flight.max(1))
             .collect()
             .await;
-        private_dir::sweep(self.settings.private_dir.as_deref(), |_| {});
+        let base = self.settings.private_dir.clone();
+        let _ = tokio::task::spawn_blocking(move || private_dir::sweep(base.as_deref(), process::kill_all_of)).await;
         let mut removed = 0;
         for removal in removals {
             removed += usize::from(removal?);

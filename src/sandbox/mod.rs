@@ -9,14 +9,17 @@ pub mod elf;
 mod events;
 pub mod images;
 mod launch;
+pub mod local;
 mod owner;
 mod private_dir;
+mod process;
 mod program;
 mod request;
 mod sweep;
 mod workdir;
 
 pub use docker::Docker;
+pub use local::Local;
 
 use crate::domain::{AttemptId, Failure};
 use crate::toolbox::client::Toolbox;
