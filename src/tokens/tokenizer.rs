@@ -1,0 +1,272 @@
+//! Text to token ids, exactly as the model's own tokenizer does it: Qwen3's is built in, others are read from a file.
+
+use super::{
+    added::{Added, AddedToken, Part},
+    hf,
+    split::Splitter,
+    tiktoken,
+    vocab::{Vocab, VocabError},
+};
+use sha2::{Digest, Sha256};
+use std::{
+    borrow::Cow,
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    sync::{Arc, LazyLock},
+};
+use unicode_normalization_alignments::{IsNormalized, UnicodeNormalization, is_nfc_quick};
+
+/// Largest tokenizer file that is read, bytes.
+const MAX_FILE_BYTES: u64 = 256 << 20;
+
+/// Ids of the added tokens of Qwen3 are those after its ranks, in this order.
+pub(super) const QWEN3_ADDED: [&str; 26] = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<tool_call>",
+    "</tool_call>",
+    "<|fim_prefix|>",
+    "<|fim_middle|>",
+    "<|fim_suffix|>",
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
+    "<tool_response>",
+    "</tool_response>",
+    "<think>",
+    "</think>",
+];
+
+/// Why a tokenizer file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    #[error("cannot read the tokenizer {path}: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path} is no tokenizer: {why}; give a Hugging Face tokenizer.json or a tiktoken file (lines of base64 and rank)")]
+    Format { path: PathBuf, why: String },
+    #[error("the tokenizer {path} is of a kind that is not supported: {what}; supported are byte-level BPE vocabularies")]
+    Unsupported { path: PathBuf, what: String },
+}
+
+/// What a file says, before its path is put to it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Flaw {
+    #[error("{0}")]
+    Format(String),
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+impl From<VocabError> for Flaw {
+    fn from(error: VocabError) -> Self {
+        match error {
+            VocabError::MissingByte(_) => Flaw::Unsupported(error.to_string()),
+            _ => Flaw::Format(error.to_string()),
+        }
+    }
+}
+
+/// Unicode normalization of the text between added tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Normalization {
+    None,
+    Nfc,
+    Nfd,
+    Nfkc,
+    Nfkd,
+}
+
+/// The parts of a tokenizer, in the order in which text meets them.
+pub(super) struct Parts {
+    /// Looked for in the text as it is.
+    pub added: Added,
+    pub normalization: Normalization,
+    /// Looked for in normalized text.
+    pub added_normalized: Added,
+    pub splitters: Vec<Splitter>,
+    pub vocab: Vocab,
+}
+
+/// An exact tokenizer. Cheap to share, safe from many threads at once, linear (times log) in any text.
+pub struct Tokenizer {
+    name: String,
+    digest: String,
+    parts: Parts,
+}
+
+impl Tokenizer {
+    /// Qwen3's, from 0.6B to 235B, Instruct-2507 and Coder included; built in.
+    #[must_use]
+    pub fn qwen3() -> Arc<Tokenizer> {
+        static QWEN3: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| Arc::new(Tokenizer::new("qwen3".into(), &[], qwen3_parts(Vocab::qwen3()))));
+        Arc::clone(&QWEN3)
+    }
+
+    /// Reads a Hugging Face `tokenizer.json` (byte-level BPE) or a tiktoken file.
+    /// A tiktoken file says neither its split pattern nor its special tokens: they are known by the number of ranks for Qwen,
+    /// `cl100k_base` and `o200k_base`, else `cl100k_base`'s pattern is assumed, and the name says so.
+    ///
+    /// # Errors
+    /// Where the file cannot be read, or is of a kind that is not supported (Unigram, WordPiece, SentencePiece-style BPE,
+    /// patterns with look-around of their own, normalizers other than Unicode's).
+    pub fn load(path: &Path) -> Result<Arc<Tokenizer>, TokenizerError> {
+        let read = |source| TokenizerError::Read { path: path.to_owned(), source };
+        let bytes = std::fs::metadata(path).map_err(read)?.len();
+        if bytes > MAX_FILE_BYTES {
+            let why = format!("it has {bytes} bytes, at most {MAX_FILE_BYTES} are read");
+            return Err(TokenizerError::Format { path: path.to_owned(), why });
+        }
+        let data = std::fs::read(path).map_err(read)?;
+        let mut name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
+        let is_json = data.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+        let parts = if is_json { hf::parse(&data) } else { tiktoken::parse(&data, &mut name) };
+        match parts {
+            Ok(parts) => Ok(Arc::new(Tokenizer::new(name, &data, parts))),
+            Err(Flaw::Format(why)) => Err(TokenizerError::Format { path: path.to_owned(), why }),
+            Err(Flaw::Unsupported(what)) => Err(TokenizerError::Unsupported { path: path.to_owned(), what }),
+        }
+    }
+
+    /// `source`: the file, where there is one; else the digest is of what is built in.
+    fn new(name: String, source: &[u8], parts: Parts) -> Tokenizer {
+        let mut hasher = Sha256::new();
+        hasher.update(source);
+        if source.is_empty() {
+            for id in 0..parts.vocab.ids() {
+                let token = parts.vocab.token(id);
+                hasher.update((token.len() as u32).to_le_bytes());
+                hasher.update(token);
+            }
+            parts.added.tokens().iter().for_each(|token| hasher.update(&token.content));
+        }
+        let digest = hasher.finalize().iter().fold("sha256:".to_owned(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        });
+        Tokenizer { name, digest, parts }
+    }
+
+    /// `qwen3`, or the name of the file.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// `sha256:` and the digest of the file; of the built-in one, of its vocabulary and added tokens.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// The bytes of a token of the vocabulary; empty where the id is not in use or of an added token.
+    #[must_use]
+    pub fn token(&self, id: u32) -> &[u8] {
+        if id < self.parts.vocab.ids() { self.parts.vocab.token(id) } else { &[] }
+    }
+
+    /// Whether an added token such as `<|im_end|>` stands in the text literally.
+    #[must_use]
+    pub fn has_added(&self, text: &str) -> bool {
+        self.parts.added.is_in(text) || self.parts.added_normalized.is_in(text)
+    }
+
+    /// Number of tokens. Added tokens in the text are recognised; none is put before or after it.
+    #[must_use]
+    pub fn count(&self, text: &str) -> usize {
+        let mut count = 0;
+        self.each(text, &mut |_| count += 1);
+        count
+    }
+
+    /// Ids of the text, as [`Tokenizer::count`] counts them.
+    #[must_use]
+    pub fn encode(&self, text: &str) -> Vec<u32> {
+        let mut ids = Vec::with_capacity(text.len() / 4 + 1);
+        self.each(text, &mut |id| ids.push(id));
+        ids
+    }
+
+    /// Ids of a text in which nothing is an added token.
+    #[must_use]
+    pub fn encode_ordinary(&self, text: &str) -> Vec<u32> {
+        let mut ids = Vec::with_capacity(text.len() / 4 + 1);
+        self.split(&self.normalize(text), &mut |id| ids.push(id));
+        ids
+    }
+
+    fn each(&self, text: &str, push: &mut impl FnMut(u32)) {
+        self.parts.added.split(text, |part| match part {
+            Part::Token(id) => push(id),
+            Part::Text(text) => {
+                let text = self.normalize(text);
+                self.parts.added_normalized.split(&text, |part| match part {
+                    Part::Token(id) => push(id),
+                    Part::Text(text) => self.split(text, push),
+                });
+            }
+        });
+    }
+
+    fn normalize<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        match self.parts.normalization {
+            Normalization::None => Cow::Borrowed(text),
+            Normalization::Nfc => nfc(text),
+            _ if text.is_ascii() => Cow::Borrowed(text),
+            Normalization::Nfd => Cow::Owned(text.nfd().map(|(c, _)| c).collect()),
+            Normalization::Nfkc => Cow::Owned(text.nfkc().map(|(c, _)| c).collect()),
+            Normalization::Nfkd => Cow::Owned(text.nfkd().map(|(c, _)| c).collect()),
+        }
+    }
+
+    fn split(&self, text: &str, push: &mut impl FnMut(u32)) {
+        let vocab = &self.parts.vocab;
+        match self.parts.splitters.as_slice() {
+            [] => vocab.encode(text.as_bytes(), push),
+            [only] => only.split(text, |piece| vocab.encode(piece.as_bytes(), push)),
+            [first, rest @ ..] => {
+                let mut pieces = Vec::new();
+                first.split(text, |piece| pieces.push(piece));
+                for splitter in rest {
+                    let mut finer = Vec::with_capacity(pieces.len());
+                    pieces.iter().for_each(|piece| splitter.split(piece, |piece| finer.push(piece)));
+                    pieces = finer;
+                }
+                pieces.iter().for_each(|piece| vocab.encode(piece.as_bytes(), push));
+            }
+        }
+    }
+}
+
+/// Qwen3's tokenizer around its vocabulary.
+pub(super) fn qwen3_parts(vocab: Vocab) -> Parts {
+    let first = vocab.ids();
+    let tokens = QWEN3_ADDED.iter().zip(first..).map(|(content, id)| AddedToken::new(id, content)).collect();
+    let added = |tokens| Added::new(tokens).unwrap_or_else(|e| unreachable!("26 short texts: {e}"));
+    Parts {
+        added: added(tokens),
+        normalization: Normalization::Nfc,
+        added_normalized: added(Vec::new()),
+        splitters: vec![Splitter::Qwen],
+        vocab,
+    }
+}
+
+/// Below U+0300, whose first byte is 0xCC, every text is its own NFC.
+fn nfc(text: &str) -> Cow<'_, str> {
+    if text.bytes().all(|byte| byte < 0xcc) || is_nfc_quick(text.chars()) == IsNormalized::Yes {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text.nfc().map(|(c, _)| c).collect())
+}
