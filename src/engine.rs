@@ -2,30 +2,464 @@
 //! scheduler's work.
 
 use crate::{
-    agent::{prompt::Scaffold, runner},
-    config::{Backend, Settings, mutable},
+    agent::{
+        prompt::Scaffold,
+        runner::{self, Spool},
+    },
+    config::{Backend, MAY_DIFFER, Settings},
     domain::{
         AttemptId, Class, EpisodeId, Failure, Grade, Instance, InstanceId, Kind, Trajectory, Transcript,
-        event::{Event, EventKind, Outcome},
+        event::{EventKind, Outcome},
         trajectory::Facts,
         transcript::{Begun, Entry},
     },
-    endpoint::{ModelClient, openai::OpenAi},
-    grading::{grader, hygiene},
-    reporter::Reporter,
-    sandbox::{self, Provider, Purpose, docker::Docker, local::Local, prepare},
+    endpoint::{Limiter, ModelClient, OpenAi},
+    grading, sandbox,
+    sandbox::{Provider, Purpose, Sandbox, docker::Docker, local::Local, prepare},
     scheduler::{
         core::{Action, Core, Todo},
         driver::{self, End, Stop, Work},
     },
-    store::{Fact, RunDir, Store, Stream},
-    tokens,
+    store::{DatasetError, Plan, RunDir, SpoolWriter, Store, StoreError, Stream, Summary, instances},
+    tokens::Counter,
 };
 use futures_util::future::BoxFuture;
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
+    fs,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::mpsc;
+
+/// Takes the run's events; must not block.
+pub type Emit = Arc<dyn Fn(EventKind) + Send + Sync>;
+
+/// Why a run could not be opened; nothing was begun.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Settings(String),
+}
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct Report {
+    pub end: End,
+    pub summary: Summary,
+}
+
+/// Makes the run directory, or opens it to go on: with the same settings, scaffold and instances. Blocks on the disk.
+///
+/// # Errors
+/// See [`OpenError`]; each says the place and the mend.
+pub fn open(out: &Path, settings: &Settings) -> Result<Store, OpenError> {
+    let scaffold = scaffold(settings)?;
+    let source = source(&settings.instances.path);
+    let dir = if RunDir::exists(out) {
+        let dir = RunDir::open(out)?;
+        dir.check_settings(&settings.table(), MAY_DIFFER)?;
+        same(&dir, "scaffold", &scaffold.digest)?;
+        if dir.info().plan.digests.get("dataset_file") != Some(&source) {
+            let scan = crate::store::dataset::scan(&settings.instances.path, &settings.dataset, &mut |_| Ok(()))?;
+            same(&dir, "dataset", &scan.digest)?;
+        }
+        dir
+    } else {
+        RunDir::create(out, &settings.table(), |layout| -> Result<Plan, OpenError> {
+            let scan = instances::freeze(layout, &settings.instances.path, &settings.dataset)?;
+            for bad in &scan.bad {
+                tracing::warn!(%bad, "left out");
+            }
+            let digests = [("dataset", scan.digest), ("dataset_file", source), ("scaffold", scaffold.digest.clone())];
+            Ok(Plan {
+                model: settings.endpoint.model.clone(),
+                scaffold: settings.scaffold.name.clone(),
+                instances: scan.rows,
+                samples: settings.instances.samples,
+                digests: digests.map(|(name, digest)| (name.to_owned(), digest)).into(),
+            })
+        })?
+    };
+    Ok(Store::open(dir, settings.store.clone())?)
+}
+
+fn scaffold(settings: &Settings) -> Result<Scaffold, OpenError> {
+    Scaffold::load(&settings.scaffold, settings.agent.turns).map_err(|e| OpenError::Settings(e.to_string()))
+}
+
+fn same(dir: &RunDir, what: &str, digest: &str) -> Result<(), OpenError> {
+    match dir.info().plan.digests.get(what) {
+        Some(made_with) if made_with != digest => Err(OpenError::Settings(format!(
+            "the {what} is not the one that {} was made with (digest {made_with}, now {digest}): give the same, or another --out",
+            dir.layout().root().display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Length and time of the dataset file: while they stay, its content need not be read again.
+fn source(path: &Path) -> String {
+    let stat = |meta: fs::Metadata| {
+        let modified = meta.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+        Some(format!("{}-{}", meta.len(), modified.as_nanos()))
+    };
+    fs::metadata(path).ok().and_then(stat).unwrap_or_default()
+}
+
+/// Everything a run's episodes share.
+struct Engine {
+    settings: Settings,
+    store: Store,
+    provider: Arc<dyn Provider>,
+    shared: runner::Shared,
+    counter: Counter,
+    sampling: serde_json::Value,
+    drafts: Mutex<HashMap<AttemptId, Draft>>,
+    emit: Emit,
+}
+
+/// An attempt between its stages. The spool has the same, durably, but for the grade.
+#[derive(Default)]
+struct Draft {
+    transcript: Option<Transcript>,
+    grade: Option<Grade>,
+    failure: Option<Failure>,
+}
+
+/// Does these episodes of an open run, or all outstanding ones.
+///
+/// # Errors
+/// What keeps a run from beginning: no daemon, wrong key, unknown model.
+pub async fn run(
+    store: Store,
+    settings: Settings,
+    only: Option<Vec<EpisodeId>>,
+    emit: Emit,
+    stop: mpsc::Receiver<Stop>,
+) -> Result<Report, Failure> {
+    let run = store.dir().info().run.clone();
+    let provider: Arc<dyn Provider> = match settings.sandbox.backend {
+        Backend::Docker => Arc::new(Docker::connect(settings.sandbox.docker.clone()).await?),
+        Backend::Local => Arc::new(Local::new(settings.sandbox.local.clone())),
+    };
+    provider.check().await?;
+    let limiter = Arc::new(Limiter::new(settings.endpoint.limits.clone()));
+    let client = OpenAi::new(settings.endpoint.clone(), limiter)?;
+    client.check().await?;
+    let swept = provider.sweep(&run).await?;
+    if swept > 0 {
+        tracing::info!(swept, "sandboxes of dead engines removed");
+    }
+    let scaffold = scaffold(&settings).map_err(|e| Failure::new(Kind::RunDir, e.to_string()))?;
+    let shared = runner::Shared {
+        client: Arc::new(client) as Arc<dyn ModelClient>,
+        scaffold: Arc::new(scaffold),
+        limits: settings.agent.clone(),
+        exclude: settings.sandbox.prepare.exclude.clone().into(),
+        max_diff_bytes: settings.grading.max_diff_bytes,
+        emit: Arc::clone(&emit),
+    };
+    let engine = Arc::new(Engine {
+        sampling: serde_json::Value::Object(settings.endpoint.parameters()?),
+        counter: Counter::default(),
+        drafts: Mutex::default(),
+        provider: Arc::clone(&provider),
+        store,
+        settings,
+        shared,
+        emit,
+    });
+    let todo = engine.todo(only).await?;
+    let (total, outstanding) = (engine.store.summary().episodes.total, todo.len() as u64);
+    (engine.emit)(EventKind::RunStarted { version: crate::domain::event::EVENTS_VERSION, run: run.clone(), total, outstanding });
+    let quarantined = engine.store.with_state(|state| state.quarantined().clone());
+    let core = Core::new(engine.settings.scheduler.clone(), todo, quarantined);
+    let end = driver::drive(core, Arc::clone(&engine), stop).await;
+    if let Err(failure) = provider.sweep(&run).await {
+        tracing::warn!(%failure, "sandboxes may be left; the next run removes them");
+    }
+    let summary = engine.store.summary();
+    (engine.emit)(EventKind::RunEnded { committed: summary.episodes.committed, outstanding: summary.episodes.outstanding });
+    if let Some(engine) = Arc::into_inner(engine) {
+        engine.store.close().await.map_err(|e| e.failure())?;
+    }
+    Ok(Report { end, summary })
+}
+
+impl Engine {
+    /// The outstanding episodes. What a dead engine left in its spools is settled first: attempts that only lack their grade
+    /// are graded, others are committed as interrupted.
+    async fn todo(&self, only: Option<Vec<EpisodeId>>) -> Result<Vec<Todo>, Failure> {
+        let mut ended: BTreeMap<EpisodeId, AttemptId> = BTreeMap::new();
+        for id in self.store.spooled().map_err(|e| e.failure())? {
+            let transcript = Transcript::replay(self.store.recover(&id).map_err(|e| e.failure())?);
+            let Some(transcript) = transcript else {
+                self.store.discard_spool(&id).map_err(|e| e.failure())?;
+                continue;
+            };
+            let complete = transcript.ended.as_ref().is_some_and(|ended| ended.failure.is_none());
+            let wanted = self.store.with_state(|state| state.episode(&id.episode).is_some_and(|e| e.outstanding()));
+            let draft = Draft { transcript: Some(transcript), grade: None, failure: None };
+            if complete && wanted && !ended.contains_key(&id.episode) {
+                self.put(&id, draft);
+                ended.insert(id.episode.clone(), id);
+            } else {
+                self.put(&id, Draft { failure: Some(interrupted()), ..draft });
+                self.commit_draft(&id, false).await?;
+            }
+        }
+        Ok(self.store.with_state(|state| {
+            let todo = |episode: EpisodeId| match ended.get(&episode) {
+                Some(id) => Todo { attempt: id.attempt, episode, ended: true },
+                None => {
+                    let attempt = state.episode(&episode).map_or(crate::domain::Attempt::FIRST, crate::store::state::Episode::next);
+                    Todo { episode, attempt, ended: false }
+                }
+            };
+            let outstanding = || state.episodes().filter(|(_, e)| e.outstanding()).map(|(id, _)| id).collect();
+            only.unwrap_or_else(outstanding).into_iter().map(todo).collect()
+        }))
+    }
+
+    fn put(&self, id: &AttemptId, draft: Draft) {
+        self.drafts.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), draft);
+    }
+
+    fn with_draft<T>(&self, id: &AttemptId, change: impl FnOnce(&mut Draft) -> T) -> T {
+        change(self.drafts.lock().unwrap_or_else(PoisonError::into_inner).entry(id.clone()).or_default())
+    }
+
+    fn take(&self, id: &AttemptId) -> Draft {
+        self.drafts.lock().unwrap_or_else(PoisonError::into_inner).remove(id).unwrap_or_default()
+    }
+
+    async fn instance(&self, id: &InstanceId) -> Result<Instance, Failure> {
+        let (instances, id) = (Arc::clone(self.store.instances()), id.clone());
+        let loaded = tokio::task::spawn_blocking(move || instances.load(&id)).await;
+        loaded.map_err(|e| Failure::new(Kind::Panic, e.to_string()))?.map_err(|e| e.failure())
+    }
+
+    fn spec(&self, id: &AttemptId, purpose: Purpose, instance: &Instance) -> sandbox::Spec {
+        sandbox::Spec {
+            run: self.store.dir().info().run.clone(),
+            attempt: id.clone(),
+            purpose,
+            image: instance.image.clone(),
+            workdir: instance.workdir.clone(),
+            limits: self.settings.sandbox.limits.clone(),
+        }
+    }
+
+    /// The head of a transcript, as far as it is known without a sandbox.
+    fn head(&self, id: &AttemptId) -> Begun {
+        let scaffold = &self.shared.scaffold;
+        Begun {
+            id: id.clone(),
+            messages: Vec::new(),
+            tools: scaffold.toolset.sent(),
+            model: self.settings.endpoint.model.clone(),
+            scaffold: scaffold.name.clone(),
+            scaffold_digest: scaffold.digest.clone(),
+            image_digest: String::new(),
+            base_tree: String::new(),
+            sampling: self.sampling.clone(),
+            at_ms: now_ms(),
+            setup_ms: 0,
+        }
+    }
+
+    async fn run_agent(&self, id: &AttemptId) -> Result<(), Failure> {
+        let admitted = Instant::now();
+        let head = self.head(id);
+        (self.emit)(EventKind::AttemptStarted { id: id.clone() });
+        self.store.started(id.clone()).await.map_err(|e| e.failure())?;
+        let instance = self.instance(&id.episode.instance).await?;
+        let sandbox = self.provider.start(&self.spec(id, Purpose::Agent, &instance)).await?;
+        let transcript = self.converse(&*sandbox, &instance, head, admitted).await;
+        if let Err(failure) = sandbox.destroy().await {
+            tracing::warn!(%id, %failure, "a sandbox may be left; it is swept at the end of the run");
+        }
+        let transcript = transcript?;
+        let failure = transcript.ended.as_ref().and_then(|ended| ended.failure.clone());
+        self.with_draft(id, |draft| draft.transcript = Some(transcript));
+        failure.map_or(Ok(()), Err)
+    }
+
+    async fn converse(&self, sandbox: &dyn Sandbox, instance: &Instance, head: Begun, admitted: Instant) -> Result<Transcript, Failure> {
+        let prepared = prepare::prepare(sandbox, instance, &self.settings.sandbox.prepare, true).await?;
+        let messages = self
+            .shared
+            .scaffold
+            .render(instance, sandbox.workdir())
+            .map_err(|e| Failure::new(Kind::RunDir, format!("the prompt of {} cannot be rendered: {e}", instance.instance_id)))?;
+        let setup_ms = admitted.elapsed().as_millis() as u64;
+        (self.emit)(EventKind::AgentStarted { id: head.id.clone(), setup_ms });
+        let image_digest = sandbox.image_digest().to_owned();
+        let mut spool = DurableSpool(self.store.spool(&head.id));
+        let begun = Begun { messages, image_digest, base_tree: prepared.base_tree, setup_ms, ..head };
+        Ok(runner::run(&self.shared, sandbox, &mut spool, begun, admitted).await)
+    }
+
+    async fn run_grade(&self, id: &AttemptId) -> Result<(), Failure> {
+        (self.emit)(EventKind::GradeStarted { id: id.clone() });
+        let instance = self.instance(&id.episode.instance).await?;
+        let patch = self.with_draft(id, |draft| {
+            draft.failure = None;
+            let ended = draft.transcript.as_ref().and_then(|t| t.ended.as_ref());
+            ended.map(|ended| ended.model_patch.clone()).unwrap_or_default()
+        });
+        let spec = self.spec(id, Purpose::Grade, &instance);
+        let grade = grading::grade(&*self.provider, &spec, &instance, &patch, &self.settings.grading).await?;
+        self.with_draft(id, |draft| draft.grade = Some(grade));
+        Ok(())
+    }
+
+    /// Joins what is known of the attempt and makes it durable. On failure the draft stays, as does its spool.
+    async fn commit_draft(&self, id: &AttemptId, counts: bool) -> Result<(), Failure> {
+        let Draft { transcript, grade, failure } = self.take(id);
+        let transcript = match transcript {
+            Some(transcript) => transcript,
+            // A panic took the transcript with it, or there was none yet: the spool has what was paid for.
+            None => {
+                let entries = self.store.recover(id).unwrap_or_default();
+                Transcript::replay(entries).unwrap_or_else(|| Transcript::new(self.head(id)))
+            }
+        };
+        let instance = self.instance(&id.episode.instance).await?;
+        let plan = &self.store.dir().info().plan;
+        let mut trajectory = Trajectory::new(
+            transcript,
+            grade,
+            failure,
+            Facts {
+                repo: &instance.repo,
+                base_commit: &instance.base_commit,
+                image: &instance.image,
+                url: &instance.url,
+                dataset_digest: plan.digests.get("dataset").map_or("", String::as_str),
+            },
+        );
+        if !trajectory.messages.is_empty() {
+            let counter = self.counter.clone();
+            let counted = tokio::task::spawn_blocking(move || {
+                let counts = counter.count(&trajectory.messages, &trajectory.tools);
+                (trajectory, counts)
+            });
+            let (back, counts) = counted.await.map_err(|e| Failure::new(Kind::Panic, format!("counting tokens: {e}")))?;
+            trajectory = back;
+            trajectory.num_tokens = counts.total as i64;
+            trajectory.num_loss_tokens = counts.loss as i64;
+        }
+        let outcome = outcome(&trajectory, counts).map_err(|e| Failure::new(Kind::Panic, format!("the record of {id}: {e}")))?;
+        let stream = stream(&outcome);
+        self.store.commit(&trajectory, outcome.clone(), stream).await.map_err(|e| e.failure())?;
+        (self.emit)(EventKind::Committed { id: id.clone(), outcome });
+        Ok(())
+    }
+}
+
+/// Attempts that were graded or ended by the model train; the rest are kept beside them.
+fn stream(outcome: &Outcome) -> Stream {
+    let by_the_model = matches!(outcome.class(), None | Some(Class::Model | Class::Grader));
+    if outcome.counts && by_the_model { Stream::Trajectories } else { Stream::Attempts }
+}
+
+fn outcome(trajectory: &Trajectory, counts: bool) -> serde_json::Result<Outcome> {
+    let meta = trajectory.meta()?;
+    let usage: crate::domain::trajectory::UsageColumn = serde_json::from_str(&trajectory.usage)?;
+    Ok(Outcome {
+        counts,
+        exit_reason: trajectory.exit_reason,
+        resolved: trajectory.resolved,
+        failure: meta.failure,
+        turns: trajectory.num_turns,
+        tokens: trajectory.num_tokens,
+        usage: usage.total,
+        cost_usd: trajectory.cost_usd,
+        duration_ms: meta.duration_ms,
+    })
+}
+
+fn interrupted() -> Failure {
+    Failure::new(Kind::Interrupted, "the engine stopped in the middle of this attempt; what it had paid for is kept here")
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// The store's spool under the agent's port.
+struct DurableSpool(SpoolWriter);
+
+impl Spool for DurableSpool {
+    fn append<'a>(&'a mut self, entry: &'a Entry) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move { self.0.append(entry).await.map_err(|e| e.failure()) })
+    }
+}
+
+impl Work for Engine {
+    fn agent(&self, id: AttemptId) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async move {
+            let result = self.run_agent(&id).await;
+            if let Err(failure) = &result {
+                tracing::warn!(%id, kind = ?failure.kind, %failure, "the attempt failed");
+                self.with_draft(&id, |draft| draft.failure = Some(failure.clone()));
+            }
+            result
+        })
+    }
+
+    fn grade(&self, id: AttemptId) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async move {
+            let result = self.run_grade(&id).await;
+            if let Err(failure) = &result {
+                tracing::warn!(%id, kind = ?failure.kind, %failure, "the grading failed");
+                self.with_draft(&id, |draft| draft.failure = Some(failure.clone()));
+            }
+            result
+        })
+    }
+
+    fn commit(&self, id: AttemptId, counts: bool) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async move { self.commit_draft(&id, counts).await })
+    }
+
+    fn skip(&self, id: AttemptId, failure: Failure) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async move {
+            self.put(&id, Draft { failure: Some(failure), ..Draft::default() });
+            self.commit_draft(&id, true).await
+        })
+    }
+
+    fn quarantine(&self, instance: InstanceId, failure: Failure) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async move { self.store.quarantine(instance, failure).await.map_err(|e| e.failure()) })
+    }
+
+    fn panicked(&self, id: &AttemptId, failure: &Failure) {
+        tracing::error!(%id, %failure, "panic");
+        self.with_draft(id, |draft| draft.failure = Some(failure.clone()));
+    }
+
+    fn notice(&self, action: &Action) {
+        match action {
+            Action::Retrying { id, failure, delay_ms } => {
+                (self.emit)(EventKind::Retrying { id: id.clone(), failure: failure.clone(), delay_ms: *delay_ms });
+            }
+            Action::Draining { reason } => {
+                tracing::warn!(%reason, "draining");
+                (self.emit)(EventKind::Draining { reason: reason.clone() });
+            }
+            Action::Abandon { id } => {
+                tracing::error!(%id, "not committed; its spool stays and the next opening of the run commits it");
+                self.take(id);
+            }
+            _ => {}
+        }
+    }
+}

@@ -49,7 +49,7 @@ struct World {
 impl World {
     fn new(policy: Policy, todo: Vec<Todo>) -> Self {
         World {
-            core: Core::new(policy.clone(), todo),
+            core: Core::new(policy.clone(), todo, None),
             policy,
             now: 0,
             agents: BTreeSet::new(),

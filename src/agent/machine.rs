@@ -23,8 +23,6 @@ pub struct Limits {
     pub malformed_turns: u32,
     /// Replies in a row cut by length; one more ends the episode.
     pub length_cuts: u32,
-    /// Calls of one reply that are executed; the rest are answered with a refusal.
-    pub calls_per_turn: u32,
 }
 
 impl Default for Limits {
@@ -38,7 +36,6 @@ impl Default for Limits {
             reminders: 2,
             malformed_turns: 4,
             length_cuts: 2,
-            calls_per_turn: 32,
         }
     }
 }

@@ -13,11 +13,17 @@ use crate::{
     },
     endpoint::{ModelClient, ModelError, Request},
     sandbox::Sandbox,
-    toolbox::{client::ToolboxError, protocol::{Answer, Op, OpError, Usage}},
-    tools::{Bounds, CallFormat, Plan, inline, observe},
+    toolbox::{
+        client::ToolboxError,
+        protocol::{Answer, Op, OpError, Usage},
+    },
+    tools::{AFTER_SUBMIT, Malformed, Plan, SUBMITTED},
 };
 use futures_util::future::BoxFuture;
-use std::{sync::Arc, time::{Duration, Instant}};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// Where entries become durable.
 pub trait Spool: Send {
@@ -29,9 +35,7 @@ pub trait Spool: Send {
 pub struct Shared {
     pub client: Arc<dyn ModelClient>,
     pub scaffold: Arc<Scaffold>,
-    pub format: CallFormat,
     pub limits: Limits,
-    pub bounds: Bounds,
     /// Pathspecs left out of the diff.
     pub exclude: Arc<[String]>,
     /// Bytes of a diff; a larger one is a failure of class `model`.
@@ -47,6 +51,8 @@ struct Runner<'a> {
     transcript: Transcript,
     context: Context,
     machine: Machine,
+    /// The session's working directory, as last heard.
+    cwd: String,
     began: Instant,
 }
 
@@ -64,6 +70,7 @@ pub async fn run(shared: &Shared, sandbox: &dyn Sandbox, spool: &mut dyn Spool, 
         transcript: Transcript::new(begun),
         context,
         machine: Machine::default(),
+        cwd: sandbox.workdir().to_owned(),
         began: Instant::now(),
     };
     let stopped = match runner.spool.append(&first).await {
@@ -91,7 +98,7 @@ impl Runner<'_> {
                 Err(exit) => return Ok(exit),
             };
             let cut = response.finish_reason == "length";
-            let calls = self.calls(&response.message);
+            let calls = self.shared.scaffold.toolset.calls(&response.message, self.transcript.turns.len() as u32);
             let reply = match calls.is_empty() {
                 _ if cut => Reply::Cut,
                 true => Reply::NoCall,
@@ -107,7 +114,7 @@ impl Runner<'_> {
             self.record(Entry::Response(response)).await?;
             match self.machine.replied(&self.shared.limits, reply) {
                 Next::Exit(exit) => return Ok(exit),
-                Next::Remind => self.remind(self.shared.scaffold.reminder(self.shared.format)).await?,
+                Next::Remind => self.remind(self.shared.scaffold.reminder()).await?,
                 Next::ExplainCut => self.explain_cut().await?,
                 Next::Act => {
                     if let Some(exit) = self.act(calls).await? {
@@ -152,51 +159,52 @@ impl Runner<'_> {
         }
     }
 
-    fn calls(&self, message: &Message) -> Vec<ToolCall> {
-        match self.shared.format {
-            CallFormat::Native => message.tool_calls.clone(),
-            CallFormat::Inline => inline::parse(&message.content, &self.shared.scaffold.toolset, self.transcript.turns.len()),
-        }
-    }
-
     /// Answers every call in order. Some exit: the model submitted, or its calls are malformed turn after turn.
-    async fn act(&mut self, calls: Vec<ToolCall>) -> Result<Option<ExitReason>, Failure> {
+    async fn act(&mut self, calls: Vec<Result<ToolCall, Malformed>>) -> Result<Option<ExitReason>, Failure> {
         let mut all_malformed = true;
-        for (index, call) in calls.iter().enumerate() {
-            let plan = if index < self.shared.limits.calls_per_turn as usize {
-                self.shared.scaffold.toolset.plan(call, &self.shared.bounds)
-            } else {
-                Plan::Malformed(format!("not executed: a reply may hold at most {} calls", self.shared.limits.calls_per_turn))
+        let mut submitted = false;
+        for call in &calls {
+            let (call, plan) = match call {
+                _ if submitted => (call.as_ref().map_or_else(|bad| &bad.call, |call| call), Plan::Say(AFTER_SUBMIT.to_owned())),
+                Ok(call) => (call, self.shared.scaffold.toolset.plan(call)),
+                Err(bad) => (&bad.call, Plan::Malformed(bad.message.clone())),
             };
             all_malformed &= matches!(plan, Plan::Malformed(_));
             let observation = match plan {
-                Plan::Submit => return Ok(Some(ExitReason::Submitted)),
-                Plan::Say(text) => self.observation(call, text),
-                Plan::Malformed(text) => Observation { malformed: true, ..self.observation(call, text) },
+                Plan::Submit => {
+                    submitted = true;
+                    self.said(call, SUBMITTED)
+                }
+                Plan::Say(text) => self.said(call, &text),
+                Plan::Malformed(text) => Observation { malformed: true, ..self.said(call, &text) },
                 Plan::Run { op, blob } => self.execute(call, op, &blob).await?,
             };
-            self.context.added(&observation.message);
-            self.record(Entry::Observation(observation)).await?;
+            self.observe(observation).await?;
         }
-        Ok(self.machine.acted(&self.shared.limits, all_malformed))
+        let exhausted = self.machine.acted(&self.shared.limits, all_malformed);
+        Ok(if submitted { Some(ExitReason::Submitted) } else { exhausted })
     }
 
     async fn execute(&mut self, call: &ToolCall, op: Op, blob: &[u8]) -> Result<Observation, Failure> {
         let op = self.within_wall_time(op);
         let began = Instant::now();
-        let result = match self.sandbox.toolbox().call(op, blob).await {
+        let result = match self.sandbox.toolbox().call(op.clone(), blob).await {
             Ok(answer) => Ok(answer),
             Err(ToolboxError::Op(refused)) => Err(refused),
             Err(lost) => return Err(self.lost(&lost).await),
         };
-        let seen = observe(call, &result, &self.shared.bounds);
-        Ok(Observation {
+        let seen = self.shared.scaffold.toolset.observe(&op, &result, &self.cwd);
+        let observation = Observation {
             duration_ms: began.elapsed().as_millis() as u64,
             exit_code: seen.exit_code,
             truncated: seen.truncated,
             timed_out: seen.timed_out,
-            ..self.observation(call, seen.content)
-        })
+            ..self.said(call, &seen.content)
+        };
+        if let Some(cwd) = seen.cwd {
+            self.cwd = cwd;
+        }
+        Ok(observation)
     }
 
     /// A command may not outlive the episode.
@@ -210,13 +218,9 @@ impl Runner<'_> {
         }
     }
 
-    fn observation(&self, call: &ToolCall, content: String) -> Observation {
-        let message = match self.shared.format {
-            CallFormat::Native => Message::tool(call.id.clone(), content),
-            CallFormat::Inline => Message::new(Role::User, inline::observation(&call.function.name, &content)),
-        };
+    fn said(&self, call: &ToolCall, content: &str) -> Observation {
         Observation {
-            message,
+            message: self.shared.scaffold.toolset.answer(call, content),
             tool: call.function.name.clone(),
             duration_ms: 0,
             exit_code: -1,
@@ -226,22 +230,26 @@ impl Runner<'_> {
         }
     }
 
-    async fn remind(&mut self, content: String) -> Result<(), Failure> {
-        self.context.added(&Message::new(Role::User, content.as_str()));
-        self.record(Entry::Reminder { content }).await
+    async fn observe(&mut self, observation: Observation) -> Result<(), Failure> {
+        self.context.added(&observation.message);
+        self.record(Entry::Observation(observation)).await
+    }
+
+    async fn remind(&mut self, content: &str) -> Result<(), Failure> {
+        self.context.added(&Message::new(Role::User, content));
+        self.record(Entry::Reminder { content: content.to_owned() }).await
     }
 
     /// Every native call of a cut reply is answered, so that calls and results stay paired; none is executed.
     async fn explain_cut(&mut self) -> Result<(), Failure> {
-        let text = self.shared.scaffold.length_cut(self.shared.format);
+        let shared = self.shared;
+        let text = shared.scaffold.length_cut();
         let calls: Vec<ToolCall> = self.transcript.unanswered().cloned().collect();
         if calls.is_empty() {
             return self.remind(text).await;
         }
         for call in &calls {
-            let observation = Observation { malformed: true, ..self.observation(call, text.clone()) };
-            self.context.added(&observation.message);
-            self.record(Entry::Observation(observation)).await?;
+            self.observe(Observation { malformed: true, ..self.said(call, text) }).await?;
         }
         Ok(())
     }

@@ -100,14 +100,14 @@ impl Identity {
     fn lay(&self, layer: &mut config::Layer) -> Result<(), CliError> {
         layer.set("instances.path", self.instances.as_ref().map(|p| p.display().to_string()));
         layer.set("instances.samples", self.samples.map(i64::from));
-        layer.set("instances.filter", self.filter.clone());
-        layer.set("instances.limit", self.limit.map(|n| n as i64));
-        layer.set("instances.skip_bad", self.skip_bad.then_some(true));
-        layer.set("instances.image_template", self.image_template.clone());
+        layer.set("dataset.filter", self.filter.clone());
+        layer.set("dataset.limit", self.limit.map(|n| n as i64));
+        layer.set("dataset.skip_bad", self.skip_bad.then_some(true));
+        layer.set("dataset.image_template", self.image_template.clone());
         layer.set("endpoint.model", self.model.clone());
         layer.set("scaffold.name", self.scaffold.clone());
         layer.set("scaffold.dir", self.scaffold_dir.as_ref().map(|p| p.display().to_string()));
-        layer.set("scaffold.call_format", self.call_format.clone());
+        layer.set("scaffold.format", self.call_format.clone());
         layer.set("agent.turns", self.max_turns.map(i64::from));
         layer.set("sandbox.backend", self.sandbox.clone());
         self.set.iter().try_for_each(|assignment| layer.assign(assignment)).map_err(CliError::usage)

@@ -4,7 +4,7 @@ mod layer;
 mod settings;
 
 pub use layer::{ConfigError, Layer};
-pub use settings::{Backend, Instances, MAY_DIFFER, Sandbox, Scaffold, Settings};
+pub use settings::{Backend, Instances, MAY_DIFFER, Sandbox, Settings};
 
 /// Joins the layers, later ones winning, over the defaults.
 ///

@@ -1,6 +1,6 @@
 //! All settings of a run, each module's under its own name.
 
-use crate::{agent::machine, endpoint, grading, sandbox, scheduler, store, tools};
+use crate::{agent::{machine, prompt}, endpoint, grading, sandbox, scheduler, store};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use toml::Table;
@@ -10,9 +10,9 @@ use toml::Table;
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     pub instances: Instances,
-    pub scaffold: Scaffold,
+    pub dataset: store::dataset::Options,
+    pub scaffold: prompt::Settings,
     pub agent: machine::Limits,
-    pub tools: tools::Bounds,
     pub endpoint: endpoint::Settings,
     pub sandbox: Sandbox,
     pub grading: grading::Settings,
@@ -26,40 +26,11 @@ pub struct Instances {
     pub path: PathBuf,
     /// Independent tries at each instance.
     pub samples: u32,
-    /// Regular expression on the id; empty: all.
-    pub filter: String,
-    /// The first so many after the filter; 0: all.
-    pub limit: u64,
-    pub skip_bad: bool,
-    /// Image of a row that names none; `{instance_id}` and other fields of the row are filled in.
-    pub image_template: String,
 }
 
 impl Default for Instances {
     fn default() -> Self {
-        Instances {
-            path: PathBuf::new(),
-            samples: 1,
-            filter: String::new(),
-            limit: 0,
-            skip_bad: false,
-            image_template: String::new(),
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Scaffold {
-    pub name: String,
-    /// Overrides; empty: the built-in prompts and tools.
-    pub dir: PathBuf,
-    pub call_format: tools::CallFormat,
-}
-
-impl Default for Scaffold {
-    fn default() -> Self {
-        Scaffold { name: "scale-swe".to_owned(), dir: PathBuf::new(), call_format: tools::CallFormat::Native }
+        Instances { path: PathBuf::new(), samples: 1 }
     }
 }
 

@@ -211,11 +211,12 @@ impl Transcript {
         }
     }
 
-    /// Observations of inline calls and reminders that follow each other are one user message: roles alternate.
+    /// Observations of inline calls and reminders that follow each other are one user message, joined as Qwen3's template
+    /// joins tool messages: roles alternate.
     fn say(&mut self, message: Message) {
         match self.messages.last_mut() {
             Some(last) if last.role == Role::User && message.role == Role::User && !self.turns.is_empty() => {
-                last.content.push_str("\n\n");
+                last.content.push('\n');
                 last.content.push_str(&message.content);
             }
             _ => self.messages.push(message),

@@ -92,7 +92,7 @@ pub struct Core {
 
 impl Core {
     #[must_use]
-    pub fn new(policy: Policy, todo: impl IntoIterator<Item = Todo>) -> Self {
+    pub fn new(policy: Policy, todo: impl IntoIterator<Item = Todo>, quarantined: impl IntoIterator<Item = (InstanceId, Failure)>) -> Self {
         let mut core = Core {
             policy,
             pending: VecDeque::new(),
@@ -101,7 +101,7 @@ impl Core {
             grade_queue: VecDeque::new(),
             agents: 0,
             graders: 0,
-            quarantined: HashMap::new(),
+            quarantined: quarantined.into_iter().collect(),
             failures_in_a_row: 0,
             draining: None,
             finished: false,

@@ -1,7 +1,7 @@
 //! The loop around the core: performs its actions as tasks, feeds their ends back, keeps panics in their episode.
 
 use super::core::{Action, Core, Input};
-use crate::domain::{AttemptId, Failure, Kind};
+use crate::domain::{AttemptId, Failure, InstanceId, Kind};
 use futures_util::{FutureExt, future::BoxFuture};
 use std::{
     panic::AssertUnwindSafe,
@@ -18,6 +18,8 @@ pub trait Work: Send + Sync + 'static {
     fn commit(&self, id: AttemptId, counts: bool) -> BoxFuture<'_, Result<(), Failure>>;
     /// Makes durable that the episode was not begun.
     fn skip(&self, id: AttemptId, failure: Failure) -> BoxFuture<'_, Result<(), Failure>>;
+    /// Makes durable that no other episode of the instance is to be begun.
+    fn quarantine(&self, instance: InstanceId, failure: Failure) -> BoxFuture<'_, Result<(), Failure>>;
     /// The task of this attempt panicked.
     fn panicked(&self, id: &AttemptId, failure: &Failure);
     /// The rest of the actions, to be told to those who watch.
@@ -60,6 +62,7 @@ pub async fn drive<W: Work>(mut core: Core, work: Arc<W>, mut stop: mpsc::Receiv
             }
         }
         if finished {
+            while tasks.join_next().await.is_some() {}
             return match core.drain_reason() {
                 Some(reason) if core.pending() > 0 => End::Drained(reason.to_owned()),
                 _ => End::Done,
@@ -114,6 +117,15 @@ fn perform<W: Work>(action: Action, work: &Arc<W>, tasks: &mut JoinSet<Input>) {
             tasks.spawn(async move {
                 let result = guarded(&*work, &id, work.skip(id.clone(), failure)).await;
                 commit_input(id, result)
+            });
+        }
+        Action::Quarantine { instance, failure } => {
+            tasks.spawn(async move {
+                // Not durable: the next opening finds out again what the instance is like.
+                if let Err(failure) = work.quarantine(instance, failure).await {
+                    tracing::warn!(%failure, "a quarantine is not in the journal");
+                }
+                Input::Tick
             });
         }
         other => work.notice(&other),
