@@ -1,0 +1,213 @@
+//! `instances.jsonl.zst`: the run's own frozen copy of its instances, one frame a row, so that nothing else is needed to go on.
+
+use super::{
+    StoreError,
+    dataset::{self, DatasetError, Options, Scan},
+    files::{self, Disk},
+    frame::{self, FrameWriter, Frames, Span},
+    run_dir::Layout,
+};
+use crate::domain::{Instance, InstanceId};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{BufRead, BufReader, BufWriter, Write},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+/// A frozen row may be somewhat longer than the row it came from (`max_row_bytes`).
+const MAX_RECORD_BYTES: u64 = 1 << 30;
+
+/// The frozen instances: an index in memory (about 100 bytes an instance), the rows on disk.
+#[derive(Debug)]
+pub struct Instances {
+    path: PathBuf,
+    file: File,
+    ids: Vec<InstanceId>,
+    spans: Vec<(u64, u32)>,
+    positions: HashMap<InstanceId, u32>,
+    digest: String,
+}
+
+/// First line of the index beside the rows; the other lines are [`IndexLine`]s.
+#[derive(Serialize, Deserialize)]
+struct IndexHead {
+    /// Length of the file with the rows.
+    bytes: u64,
+    rows: u64,
+    digest: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct IndexLine {
+    id: InstanceId,
+    offset: u64,
+    len: u32,
+}
+
+/// Scans a dataset and freezes what is selected.
+///
+/// # Errors
+/// As [`dataset::scan`], and where the copy cannot be written; there is no copy then.
+pub fn freeze(layout: &Layout, dataset: &Path, options: &Options) -> Result<Scan, DatasetError> {
+    let mut writer = InstancesWriter::create(layout)?;
+    let scan = dataset::scan(dataset, options, &mut |instance| Ok(writer.push(&instance)?));
+    match scan {
+        Ok(scan) => {
+            writer.finish()?;
+            Ok(scan)
+        }
+        Err(e) => {
+            files::remove_if_there(&writer.temp)?;
+            Err(e)
+        }
+    }
+}
+
+/// Writes the frozen copy; it takes its place when finished.
+pub struct InstancesWriter {
+    path: PathBuf,
+    temp: PathBuf,
+    out: BufWriter<File>,
+    frames: FrameWriter,
+    index: Vec<IndexLine>,
+    digest: Sha256,
+    offset: u64,
+}
+
+impl InstancesWriter {
+    /// # Errors
+    /// Where the file cannot be made.
+    pub fn create(layout: &Layout) -> Result<Self, StoreError> {
+        let path = layout.instances();
+        let temp = files::temp_of(&path);
+        let fail = |e: std::io::Error| StoreError::io("write", &temp, &e);
+        let out = BufWriter::new(File::create(&temp).map_err(fail)?);
+        let frames = FrameWriter::new(1).map_err(fail)?;
+        Ok(InstancesWriter { path, temp, out, frames, index: Vec::new(), digest: Sha256::new(), offset: 0 })
+    }
+
+    /// # Errors
+    /// Where the row cannot be written.
+    pub fn push(&mut self, instance: &Instance) -> Result<(), StoreError> {
+        let row = super::json_line(instance);
+        self.digest.update(&row);
+        let fail = |e: std::io::Error| StoreError::io("write", &self.temp, &e);
+        let frame = self.frames.frame(&row).map_err(fail)?;
+        let len = u32::try_from(frame.len()).map_err(|_| too_large(&instance.instance_id, frame.len() as u64))?;
+        self.out.write_all(&frame).map_err(fail)?;
+        self.index.push(IndexLine { id: instance.instance_id.clone(), offset: self.offset, len });
+        self.offset += u64::from(len);
+        Ok(())
+    }
+
+    /// Syncs the copy and puts it in its place.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn finish(mut self) -> Result<(), StoreError> {
+        let fail = |e: std::io::Error| StoreError::io("write", &self.temp, &e);
+        self.out.flush().and_then(|()| self.out.get_ref().sync_all()).map_err(fail)?;
+        files::put_in_place(&self.temp, &self.path)?;
+        let digest = format!("{:x}", self.digest.finalize());
+        write_index(&self.path, &IndexHead { bytes: self.offset, rows: self.index.len() as u64, digest }, &self.index)
+    }
+}
+
+fn too_large(id: &InstanceId, bytes: u64) -> StoreError {
+    StoreError::TooLarge { what: format!("instance {id}"), bytes, limit: u64::from(u32::MAX) }
+}
+
+fn index_path(path: &Path) -> PathBuf {
+    path.with_file_name("instances.index.jsonl")
+}
+
+fn write_index(path: &Path, head: &IndexHead, index: &[IndexLine]) -> Result<(), StoreError> {
+    let mut bytes = super::json_line(head);
+    bytes.extend(index.iter().flat_map(super::json_line));
+    files::replace(&index_path(path), &Disk::default(), &bytes)
+}
+
+impl Instances {
+    /// Opens the copy by its index; makes the index again where it is absent or not this file's.
+    ///
+    /// # Errors
+    /// Where there is no copy, or it is damaged.
+    pub fn open(layout: &Layout) -> Result<Self, StoreError> {
+        let path = layout.instances();
+        let fail = |e: std::io::Error| StoreError::io("read", &path, &e);
+        let file = File::open(&path).map_err(fail)?;
+        let bytes = file.metadata().map_err(fail)?.len();
+        let (head, index) = match read_index(&path).filter(|(head, _)| head.bytes == bytes) {
+            Some(found) => found,
+            None => {
+                let (head, index) = scan_frames(&path)?;
+                // Only a shortcut: a directory that cannot be written can still be read.
+                let _ = write_index(&path, &head, &index);
+                (head, index)
+            }
+        };
+        let positions: HashMap<_, _> = (0..).zip(&index).map(|(i, line)| (line.id.clone(), i)).collect();
+        let spans = index.iter().map(|line| (line.offset, line.len)).collect();
+        let ids = index.into_iter().map(|line| line.id).collect();
+        Ok(Instances { path, file, ids, spans, positions, digest: head.digest })
+    }
+
+    /// In the order of the dataset.
+    #[must_use]
+    pub fn ids(&self) -> &[InstanceId] {
+        &self.ids
+    }
+
+    /// As the scan's: SHA-256 of the instances as JSON lines, which is what `zstdcat` writes of the file.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// Reads one instance from disk.
+    ///
+    /// # Errors
+    /// Where the run has no such instance, or its frame is damaged.
+    pub fn load(&self, id: &InstanceId) -> Result<Instance, StoreError> {
+        let position = self.positions.get(id).ok_or_else(|| StoreError::Unknown { id: id.to_string() })?;
+        let (offset, len) = self.spans[*position as usize];
+        let damaged = |problem: String| StoreError::damaged(&self.path, format!("byte {offset}"), problem);
+        let mut frame = vec![0; len as usize];
+        self.file.read_exact_at(&mut frame, offset).map_err(|e| StoreError::io("read", &self.path, &e))?;
+        let row = frame::decompress(&frame, MAX_RECORD_BYTES).map_err(|e| damaged(e.to_string()))?;
+        let instance: Instance = serde_json::from_slice(&row).map_err(|e| damaged(e.to_string()))?;
+        if instance.instance_id == *id { Ok(instance) } else { Err(damaged(format!("{} lies where {id} should", instance.instance_id))) }
+    }
+}
+
+fn read_index(path: &Path) -> Option<(IndexHead, Vec<IndexLine>)> {
+    let mut lines = BufReader::new(File::open(index_path(path)).ok()?).lines();
+    let head: IndexHead = serde_json::from_str(&lines.next()?.ok()?).ok()?;
+    let index: Vec<IndexLine> = lines.map(|line| serde_json::from_str(&line.ok()?).ok()).collect::<Option<_>>()?;
+    let end = index.last().map_or(0, |line| line.offset + u64::from(line.len));
+    (index.len() as u64 == head.rows && end == head.bytes).then_some((head, index))
+}
+
+fn scan_frames(path: &Path) -> Result<(IndexHead, Vec<IndexLine>), StoreError> {
+    #[derive(Deserialize)]
+    struct Id {
+        instance_id: InstanceId,
+    }
+    let mut frames = Frames::open(path, MAX_RECORD_BYTES)?;
+    let mut digest = Sha256::new();
+    let mut index = Vec::new();
+    let mut bytes = 0;
+    while let Some((Span { offset, len }, row)) = frames.next()? {
+        let damaged = |problem: String| StoreError::damaged(path, format!("byte {offset}"), problem);
+        let Id { instance_id: id } = serde_json::from_slice(row).map_err(|e| damaged(e.to_string()))?;
+        digest.update(row);
+        let len = u32::try_from(len).map_err(|_| too_large(&id, len))?;
+        bytes = offset + u64::from(len);
+        index.push(IndexLine { id, offset, len });
+    }
+    Ok((IndexHead { bytes, rows: index.len() as u64, digest: format!("{:x}", digest.finalize()) }, index))
+}

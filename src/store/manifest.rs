@@ -1,0 +1,113 @@
+//! `manifest.json`: each shard's committed rows, bytes, checksum and tokens. Derived; the journal and the shards can make it again.
+
+use super::{
+    StoreError,
+    files::{self, Disk},
+    run_dir::Layout,
+    shard::{Stream, prefix_digest},
+    state::{Shard, State},
+};
+use serde::{Deserialize, Serialize};
+use sha2::Digest;
+use std::collections::BTreeMap;
+
+/// Version of the manifest; raised when a key changes its meaning or type.
+pub const MANIFEST_FORMAT: u64 = 1;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub format: u64,
+    pub run: String,
+    pub shards: Vec<ShardEntry>,
+}
+
+/// One shard. All figures are of its committed part, which is the whole file once the run is closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardEntry {
+    /// Name within `shards/`.
+    pub file: String,
+    pub stream: Stream,
+    pub rows: u64,
+    /// Compressed.
+    pub bytes: u64,
+    /// Before compression.
+    pub raw_bytes: u64,
+    /// Of the compressed bytes, hexadecimal.
+    pub sha256: String,
+    /// Of the rows that are counted.
+    pub tokens: u64,
+    pub loss_tokens: u64,
+    /// Rows whose tokens are not counted yet.
+    pub uncounted: u64,
+}
+
+/// Checksums of shards, by stream and number.
+pub type Digests = BTreeMap<(Stream, u32), String>;
+
+impl Manifest {
+    /// Joins the state's figures with the shards' checksums; a shard without one is left out.
+    #[must_use]
+    pub fn new(run: &str, state: &State, digests: &Digests) -> Self {
+        let shards = state.shards().iter().filter_map(|(key, shard)| digests.get(key).map(|sha256| ShardEntry::new(*key, shard, sha256)));
+        Manifest { format: MANIFEST_FORMAT, run: run.to_owned(), shards: shards.collect() }
+    }
+
+    /// None where there is no manifest that this sweroll can read.
+    #[must_use]
+    pub fn read(layout: &Layout) -> Option<Self> {
+        let bytes = std::fs::read(layout.manifest()).ok()?;
+        let manifest: Manifest = serde_json::from_slice(&bytes).ok()?;
+        (manifest.format == MANIFEST_FORMAT).then_some(manifest)
+    }
+
+    /// Replaces the file as a whole.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn write(&self, layout: &Layout, disk: &Disk) -> Result<(), StoreError> {
+        files::replace(&layout.manifest(), disk, &super::json_line(self))
+    }
+
+    /// The manifest of the run as the journal has it: checksums come from the file where its figures are those of the state, and
+    /// are taken anew elsewhere.
+    ///
+    /// # Errors
+    /// Where a shard cannot be read.
+    pub fn rebuild(layout: &Layout, run: &str, state: &State) -> Result<Self, StoreError> {
+        Ok(Self::new(run, state, &digests(layout, run, state, |_| true)?))
+    }
+}
+
+/// Checksums of the shards that are wanted.
+///
+/// # Errors
+/// Where a shard cannot be read.
+pub fn digests(layout: &Layout, run: &str, state: &State, wanted: impl Fn(&(Stream, u32)) -> bool) -> Result<Digests, StoreError> {
+    let old = Manifest::read(layout).filter(|m| m.run == run);
+    let mut digests = Digests::new();
+    for (key, shard) in state.shards().iter().filter(|(key, _)| wanted(key)) {
+        let known = old.iter().flat_map(|m| &m.shards).find(|entry| **entry == ShardEntry::new(*key, shard, &entry.sha256));
+        let sha256 = match known {
+            Some(entry) => entry.sha256.clone(),
+            None => format!("{:x}", prefix_digest(&layout.shards().join(key.0.file(key.1)), shard.bytes)?.finalize()),
+        };
+        digests.insert(*key, sha256);
+    }
+    Ok(digests)
+}
+
+impl ShardEntry {
+    fn new((stream, number): (Stream, u32), shard: &Shard, sha256: &str) -> Self {
+        ShardEntry {
+            file: stream.file(number),
+            stream,
+            rows: shard.rows,
+            bytes: shard.bytes,
+            raw_bytes: shard.raw_bytes,
+            sha256: sha256.to_owned(),
+            tokens: shard.tokens,
+            loss_tokens: shard.loss_tokens,
+            uncounted: shard.uncounted,
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! `spool/EPISODE.ATTEMPT`: what happened in a live attempt, one JSON line an entry, each durable before it is acted on.
+
+use super::{
+    StoreError,
+    files::{AppendFile, Disk},
+    run_dir::Layout,
+};
+use crate::domain::{AttemptId, Entry};
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::sync::Semaphore;
+
+/// Where the attempt's entries go.
+#[must_use]
+pub fn path(layout: &Layout, id: &AttemptId) -> PathBuf {
+    layout.spool().join(id.to_string())
+}
+
+/// Appends the entries of one attempt. The file comes with the first.
+pub struct SpoolWriter {
+    file: Arc<Mutex<SpoolFile>>,
+    syncs: Arc<Semaphore>,
+    max_entry_bytes: u64,
+}
+
+struct SpoolFile {
+    path: PathBuf,
+    disk: Disk,
+    file: Option<AppendFile>,
+    /// Bytes of whole entries.
+    good: u64,
+}
+
+impl SpoolWriter {
+    pub(super) fn new(path: PathBuf, disk: Disk, syncs: Arc<Semaphore>, max_entry_bytes: u64) -> Self {
+        SpoolWriter { file: Arc::new(Mutex::new(SpoolFile { path, disk, file: None, good: 0 })), syncs, max_entry_bytes }
+    }
+
+    /// Once it returns, the entry survives a crash. After an error the entry is not there, and may be appended again.
+    ///
+    /// # Errors
+    /// Where the file cannot be written, or belongs to an earlier process.
+    pub async fn append(&mut self, entry: &Entry) -> Result<(), StoreError> {
+        let line = super::json_line(entry);
+        if line.len() as u64 > self.max_entry_bytes {
+            return Err(StoreError::TooLarge {
+                what: "an entry of the spool".into(),
+                bytes: line.len() as u64,
+                limit: self.max_entry_bytes,
+            });
+        }
+        let _permit = self.syncs.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let file = self.file.clone();
+        let write = move || file.lock().unwrap_or_else(PoisonError::into_inner).append(&line);
+        tokio::task::spawn_blocking(write).await.map_err(|_| StoreError::Closed)?
+    }
+}
+
+impl SpoolFile {
+    fn append(&mut self, line: &[u8]) -> Result<(), StoreError> {
+        if self.file.is_none() {
+            let file = AppendFile::open(&self.path, &self.disk)?;
+            if file.len() > 0 {
+                return Err(StoreError::damaged(&self.path, "byte 0", "an earlier process has written this attempt"));
+            }
+            self.file = Some(file);
+        }
+        let Some(file) = &mut self.file else { return Err(StoreError::Closed) };
+        if file.is_ragged(self.good) {
+            file.cut(self.good)?;
+        }
+        if let Err(e) = file.append(line).and_then(|_| file.sync()) {
+            // Where this fails too, the next append tries it again.
+            let _ = file.cut(self.good);
+            return Err(e);
+        }
+        self.good = file.len();
+        Ok(())
+    }
+}
+
+/// Attempts that have a spool, in order. Other files in the directory are passed over.
+///
+/// # Errors
+/// Where the directory cannot be read.
+pub fn list(layout: &Layout) -> Result<Vec<AttemptId>, StoreError> {
+    let dir = layout.spool();
+    let fail = |e: std::io::Error| StoreError::io("read", &dir, &e);
+    let mut ids = Vec::new();
+    for entry in fs::read_dir(&dir).map_err(fail)? {
+        ids.extend(entry.map_err(fail)?.file_name().to_str().and_then(|name| name.parse().ok()));
+    }
+    ids.sort();
+    Ok(ids)
+}
+
+/// Reads the whole entries. A last line that a crash tore is passed over.
+///
+/// # Errors
+/// Names the line where one before the last is no entry, or is over the limit.
+pub fn read(path: &Path, max_entry_bytes: u64) -> Result<Vec<Entry>, StoreError> {
+    let fail = |e: std::io::Error| StoreError::io("read", path, &e);
+    let mut input = BufReader::new(File::open(path).map_err(fail)?);
+    let mut entries = Vec::new();
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        input.by_ref().take(max_entry_bytes + 1).read_until(b'\n', &mut line).map_err(fail)?;
+        if line.is_empty() {
+            return Ok(entries);
+        }
+        let whole = line.last() == Some(&b'\n');
+        match serde_json::from_slice(&line) {
+            Ok(entry) if whole => entries.push(entry),
+            _ if input.fill_buf().map_err(fail)?.is_empty() => return Ok(entries),
+            Ok(_) => return Err(StoreError::damaged(path, format!("line {}", entries.len() + 1), "it is over the limit of an entry")),
+            Err(e) => return Err(StoreError::damaged(path, format!("line {}", entries.len() + 1), format!("no entry: {e}"))),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What a run has come to, for `summary`: a pure view of its state. The keys are a contract.
+
+use super::{
+    run_dir::RunInfo,
+    shard::Stream,
+    state::{Shard, State},
+};
+use crate::domain::{Class, ExitReason, Resolved, transcript::Usage};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Version of the summary; raised when a key changes its meaning or type.
+pub const SUMMARY_VERSION: u32 = 1;
+
+/// `committed = resolved + unresolved + the sum of failed`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    pub schema_version: u32,
+    pub run: String,
+    pub model: String,
+    pub scaffold: String,
+    pub episodes: Episodes,
+    /// Graded: every listed test passed.
+    pub resolved: u64,
+    /// Graded, not resolved.
+    pub unresolved: u64,
+    /// Episodes whose counting attempt has a failure, by its class; every class is there.
+    pub failed: BTreeMap<Class, u64>,
+    /// How the counting attempts ended.
+    pub exit_reasons: BTreeMap<ExitReason, u64>,
+    /// Committed attempts, those that do not count included; so are the sums that follow.
+    pub attempts: u64,
+    pub turns: u64,
+    pub usage: Usage,
+    pub cost_usd: f64,
+    /// Time in which a process had the run open, milliseconds.
+    pub wall_ms: u64,
+    /// Shards of final attempts.
+    pub shards: Vec<ShardSummary>,
+    /// Shards of attempts that do not count.
+    pub attempt_shards: Vec<ShardSummary>,
+}
+
+/// `total = committed + outstanding`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Episodes {
+    pub total: u64,
+    /// An attempt counts, and the episode was not reopened since.
+    pub committed: u64,
+    pub outstanding: u64,
+    /// Of the outstanding: their instance is quarantined, so they are not begun.
+    pub quarantined: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardSummary {
+    pub file: String,
+    pub trajectories: u64,
+    /// Compressed.
+    pub bytes: u64,
+    /// Of the trajectories that are counted.
+    pub tokens: u64,
+    /// Trajectories whose tokens are not counted yet.
+    pub uncounted: u64,
+}
+
+impl Summary {
+    #[must_use]
+    pub fn new(info: &RunInfo, state: &State) -> Self {
+        let mut episodes = Episodes::default();
+        let (mut resolved, mut unresolved) = (0, 0);
+        let mut failed: BTreeMap<Class, u64> = Class::ALL.into_iter().map(|class| (class, 0)).collect();
+        let mut exit_reasons = BTreeMap::new();
+        for (id, episode) in state.episodes() {
+            episodes.total += 1;
+            let Some(counting) = episode.counting().filter(|_| !episode.outstanding()) else {
+                episodes.outstanding += 1;
+                episodes.quarantined += u64::from(state.quarantined().contains_key(&id.instance));
+                continue;
+            };
+            episodes.committed += 1;
+            *exit_reasons.entry(counting.exit_reason).or_default() += 1;
+            match (counting.class(), counting.resolved) {
+                (Some(class), _) => *failed.entry(class).or_default() += 1,
+                (None, Resolved::Yes) => resolved += 1,
+                (None, Resolved::No | Resolved::Unknown) => unresolved += 1,
+            }
+        }
+        let of = |stream: Stream| {
+            let shards = state.shards().iter().filter(|((s, _), _)| *s == stream);
+            shards.map(|((stream, number), shard)| ShardSummary::new(stream.file(*number), shard)).collect()
+        };
+        let totals = state.totals();
+        Summary {
+            schema_version: SUMMARY_VERSION,
+            run: info.run.clone(),
+            model: info.plan.model.clone(),
+            scaffold: info.plan.scaffold.clone(),
+            episodes,
+            resolved,
+            unresolved,
+            failed,
+            exit_reasons,
+            attempts: totals.attempts,
+            turns: totals.turns,
+            usage: totals.usage,
+            cost_usd: totals.cost_usd,
+            wall_ms: state.wall_ms(),
+            shards: of(Stream::Trajectories),
+            attempt_shards: of(Stream::Attempts),
+        }
+    }
+}
+
+impl ShardSummary {
+    fn new(file: String, shard: &Shard) -> Self {
+        ShardSummary { file, trajectories: shard.rows, bytes: shard.bytes, tokens: shard.tokens, uncounted: shard.uncounted }
+    }
+}
