@@ -294,7 +294,7 @@ mod tests {
         assert_eq!(settings, back);
         assert_eq!(
             serde_json::to_string(&settings.parameters().unwrap()).unwrap(),
-            r#"{"temperature":0.7,"max_tokens":4096,"thinking":{"type":"enabled"}}"#
+            r#"{"max_tokens":4096,"temperature":0.7,"thinking":{"type":"enabled"}}"#
         );
         assert!(toml::from_str::<Settings>("api_key = 'k'").is_err());
         let own: Settings = toml::from_str("extra_body = { stream = true }").unwrap();

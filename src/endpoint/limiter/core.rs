@@ -98,6 +98,8 @@ pub struct Core {
     /// Requests that began before these moments are no evidence for a cut, or for growth.
     cut_from: Duration,
     grow_from: Duration,
+    /// When the limit was last reached.
+    pressed: Option<Duration>,
     ever_cut: bool,
     counts: Snapshot,
 }
@@ -114,6 +116,7 @@ impl Core {
             paused_until: Duration::ZERO,
             cut_from: Duration::ZERO,
             grow_from: Duration::ZERO,
+            pressed: None,
             ever_cut: false,
             counts: Snapshot::default(),
         }
@@ -130,6 +133,9 @@ impl Core {
         self.requests.take(1, now);
         self.tokens.take(estimate, now);
         self.in_flight += 1;
+        if self.in_flight >= self.limit as u32 {
+            self.pressed = Some(now);
+        }
         self.counts.started += 1;
         Start::Go { began: now }
     }
@@ -140,7 +146,7 @@ impl Core {
         let used = match end {
             End::Done { tokens } => {
                 // A limit that nothing presses against has not been tried out.
-                if began >= self.grow_from && f64::from(self.in_flight) > self.limit / 2.0 {
+                if began >= self.grow_from && self.pressed >= Some(began) {
                     self.grow();
                 }
                 tokens
@@ -219,5 +225,194 @@ impl Bucket {
     /// Of what was taken as `estimate`, `used` was used.
     fn correct(&mut self, estimate: u64, used: u64) {
         self.paid_at = (self.paid_at + self.worth(used)).saturating_sub(self.worth(estimate));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const NEVER: Duration = Duration::MAX;
+
+    fn go(core: &mut Core, now: Duration) -> Duration {
+        match core.try_start(0, now) {
+            Start::Go { began } => began,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn limit(core: &Core) -> u64 {
+        core.snapshot(0, Duration::ZERO).limit
+    }
+
+    #[test]
+    fn doubles_a_round_until_the_first_cut_and_climbs_after() {
+        let mut core = Core::new(Limits { in_flight_start: 4, in_flight_max: 64, ..Limits::default() });
+        let mut now = Duration::ZERO;
+        let round = |core: &mut Core, now: Duration, end: End| {
+            let began: Vec<_> = (0..limit(core)).map(|_| go(core, now)).collect();
+            assert_eq!(core.try_start(0, now), Start::Full);
+            began.into_iter().for_each(|began| core.finish(began, 0, end, now));
+            limit(core)
+        };
+        let done = End::Done { tokens: 0 };
+        assert_eq!([round(&mut core, now, done), round(&mut core, now, done)], [8, 16]);
+        for _ in 0..9 {
+            round(&mut core, now, done);
+        }
+        assert_eq!(limit(&core), 64);
+        let throttled = End::Throttled { pause: Duration::ZERO };
+        assert_eq!(round(&mut core, now, throttled), 44, "one cut for a whole round");
+        assert_eq!(round(&mut core, now, throttled), 44, "and none within the cool-down");
+        assert_eq!(round(&mut core, now, done), 44, "nor growth");
+        now += Duration::from_secs(6);
+        assert_eq!(round(&mut core, now, done), 44 + 1);
+        assert_eq!(round(&mut core, now, End::Faulty), 45);
+        assert_eq!(round(&mut core, now, done), 45, "a 5xx pauses growth");
+        for _ in 0..50 {
+            now += Duration::from_secs(6);
+            round(&mut core, now, throttled);
+        }
+        assert_eq!(limit(&core), 1);
+    }
+
+    #[test]
+    fn a_retry_after_pauses_everybody_within_its_cap() {
+        let mut core = Core::new(Limits { pause_cap_s: 60.0, ..Limits::default() });
+        let began = go(&mut core, Duration::ZERO);
+        core.finish(began, 0, End::Throttled { pause: Duration::from_secs(7) }, Duration::ZERO);
+        assert_eq!(core.try_start(0, Duration::from_secs(1)), Start::Until(Duration::from_secs(7)));
+        let began = go(&mut core, Duration::from_secs(7));
+        core.finish(began, 0, End::Throttled { pause: Duration::from_secs(9999) }, Duration::from_secs(7));
+        assert_eq!(core.try_start(0, Duration::from_secs(8)), Start::Until(Duration::from_secs(67)));
+        assert_eq!(core.snapshot(0, Duration::from_secs(66)).paused_ms, 1000);
+    }
+
+    #[test]
+    fn a_limit_that_nothing_presses_against_stays() {
+        let mut core = Core::new(Limits { in_flight_start: 10, ..Limits::default() });
+        for _ in 0..100 {
+            let began = go(&mut core, Duration::ZERO);
+            core.finish(began, 0, End::Done { tokens: 0 }, Duration::ZERO);
+        }
+        assert_eq!(limit(&core), 10);
+    }
+
+    #[derive(Debug, Clone)]
+    struct Work {
+        at: u64,
+        estimate: u64,
+        used: u64,
+        takes: u64,
+        end: u8,
+    }
+
+    fn work() -> impl Strategy<Value = Work> {
+        (0..60_000_u64, 0..5_000_u64, 0..8_000_u64, 1..30_000_u64, 0..10_u8).prop_map(|(at, estimate, used, takes, end)| Work {
+            at,
+            estimate,
+            used,
+            takes,
+            end,
+        })
+    }
+
+    proptest! {
+        /// Simulated time, milliseconds. Work comes to the line, starts when the core lets it, ends after its own time.
+        #[test]
+        fn limits_hold_and_nothing_starves(
+            mut works in prop::collection::vec(work(), 1..120),
+            requests_per_minute in prop_oneof![Just(0_u64), 20..600_u64],
+            tokens_per_minute in prop_oneof![Just(0_u64), 10_000..200_000_u64],
+            in_flight_start in 0..20_u32,
+            in_flight_max in 1..20_u32,
+        ) {
+            works.sort_by_key(|w| w.at);
+            let limits = Limits { requests_per_minute, tokens_per_minute, in_flight_start, in_flight_max, ..Limits::default() };
+            let mut core = Core::new(limits);
+            let ms = Duration::from_millis;
+            let mut now = Duration::ZERO;
+            let mut next = 0;
+            let mut running: BTreeMap<(Duration, usize), Duration> = BTreeMap::new();
+            let mut starts: Vec<(Duration, u64)> = Vec::new();
+            let mut coming = works.iter().map(|w| ms(w.at)).collect::<Vec<_>>().into_iter().peekable();
+            while next < works.len() || !running.is_empty() {
+                // All that can start now, in order.
+                let mut wake = NEVER;
+                while next < works.len() && ms(works[next].at) <= now {
+                    match core.try_start(works[next].estimate, now) {
+                        Start::Go { began } => {
+                            prop_assert_eq!(began, now);
+                            running.insert((now + ms(works[next].takes), next), began);
+                            starts.push((now, works[next].estimate));
+                            next += 1;
+                        }
+                        Start::Until(at) => {
+                            prop_assert!(at > now, "a wait that ends at once would spin");
+                            wake = at;
+                            break;
+                        }
+                        Start::Full => {
+                            prop_assert!(!running.is_empty(), "full with nothing in flight starves");
+                            break;
+                        }
+                    }
+                    let snapshot = core.snapshot(0, now);
+                    prop_assert_eq!(snapshot.in_flight as usize, running.len());
+                    prop_assert!(snapshot.in_flight <= snapshot.limit.max(1) && snapshot.limit <= u64::from(in_flight_max));
+                }
+                // On to whatever happens first.
+                while coming.next_if(|at| *at <= now).is_some() {}
+                let ends = running.keys().next().map_or(NEVER, |(at, _)| *at);
+                let moment = wake.min(ends).min(coming.peek().copied().unwrap_or(NEVER));
+                prop_assert!(moment < NEVER, "nothing will ever happen again");
+                now = now.max(moment);
+                while let Some(entry) = running.first_entry().filter(|e| e.key().0 <= now) {
+                    let ((_, which), began) = entry.remove_entry();
+                    let w = &works[which];
+                    let end = match w.end {
+                        0 => End::Throttled { pause: ms(w.used) },
+                        1 => End::Faulty,
+                        2 => End::Refused,
+                        3 => End::Unknown,
+                        _ => End::Done { tokens: w.used },
+                    };
+                    core.finish(began, w.estimate, end, now);
+                }
+            }
+            prop_assert_eq!(core.snapshot(0, now).in_flight, 0);
+            prop_assert_eq!(starts.len(), works.len());
+            if requests_per_minute > 0 {
+                // In any minute: its allowance, a burst, and the one that spans its beginning.
+                for (at, _) in &starts {
+                    let within = starts.iter().filter(|(s, _)| s >= at && *s < *at + ms(60_000)).count() as u64;
+                    prop_assert!(within <= requests_per_minute + requests_per_minute.div_ceil(60) + 1, "{within} in a minute");
+                }
+            }
+        }
+
+        /// What was used is charged, whatever the estimates were: the next start comes when it is all paid for.
+        #[test]
+        fn tokens_are_conserved(uses in prop::collection::vec((0..5_000_u64, 0..5_000_u64), 1..50)) {
+            let mut core = Core::new(Limits { tokens_per_minute: 60_000, ..Limits::default() });
+            let mut now = Duration::ZERO;
+            let mut used = 0;
+            for (estimate, really) in uses {
+                let began = loop {
+                    match core.try_start(estimate, now) {
+                        Start::Go { began } => break began,
+                        Start::Until(at) => now = at,
+                        Start::Full => unreachable!("one at a time"),
+                    }
+                };
+                core.finish(began, estimate, End::Done { tokens: really }, now);
+                used += really;
+                // 1,000 tokens a second and a burst of one second; what is not yet paid for holds the next one up.
+                let debt = core.tokens.ready(1_000).saturating_sub(now);
+                prop_assert!(u128::from(used) <= (now + debt + BURST).as_millis() + 1, "{used} tokens by {now:?}");
+            }
+        }
     }
 }

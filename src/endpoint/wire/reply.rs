@@ -64,8 +64,7 @@ pub fn read(body: &[u8], earlier: &[Message]) -> Result<Reply, Broken> {
 }
 
 fn parse(text: &str, earlier: &[Message]) -> Result<Reply, Broken> {
-    let unreadable = |what: &str, e: serde_json::Error| Broken::Unreadable(format!("{what} cannot be read: {e}"));
-    let whole: Whole<'_> = serde_json::from_str(text).map_err(|e| unreadable("the reply", e))?;
+    let whole: Whole<'_> = decode("the reply", text)?;
     let first = whole.choices.into_iter().next();
     let Some(Choice { message: Some(mut fields), finish_reason, error: Value::Null }) = first else {
         let within = first.map_or(Value::Null, |choice| choice.error);
@@ -76,16 +75,17 @@ fn parse(text: &str, earlier: &[Message]) -> Result<Reply, Broken> {
     };
 
     let mut extra = Map::new();
-    let Parts { text: content, thinking, others } = fields.remove("content").map(parts).unwrap_or_default();
+    let Parts { text: content, thinking, others } = fields.remove("content").map(parts).transpose()?.unwrap_or_default();
     if let Some(all) = others {
         extra.insert("content".to_owned(), all);
     }
     let mut reasoning_field = None;
     let mut reasoning_content = thinking;
     for name in ["reasoning", "reasoning_content"] {
-        // A host that sends both sends the same twice.
-        if let Some(Value::String(text)) = fields.get(name).and_then(|raw| value(raw)) {
+        let raw = fields.get(name).filter(|raw| raw.get().starts_with('"'));
+        if let Some(text) = raw.map(|raw| decode::<String>(name, raw.get())).transpose()? {
             fields.remove(name);
+            // A host that sends both sends the same twice.
             if !text.is_empty() {
                 reasoning_content = text;
             }
@@ -93,22 +93,20 @@ fn parse(text: &str, earlier: &[Message]) -> Result<Reply, Broken> {
         }
     }
     let calls = match (fields.remove("tool_calls"), fields.remove("function_call")) {
-        (Some(raw), _) if raw.get() != "null" && raw.get() != "[]" => {
-            serde_json::from_str::<Vec<Call<'_>>>(raw.get()).map_err(|e| unreadable("tool_calls", e))?
-        }
+        (Some(raw), _) if raw.get() != "null" && raw.get() != "[]" => decode::<Vec<Call<'_>>>("tool_calls", raw.get())?,
         (_, Some(raw)) if raw.get() != "null" => {
-            let function = serde_json::from_str(raw.get()).map_err(|e| unreadable("function_call", e))?;
+            let function = decode("function_call", raw.get())?;
             vec![Call { id: String::new(), function }]
         }
         _ => Vec::new(),
     };
     fields.remove("role");
-    extra.extend(fields.into_iter().filter_map(|(key, raw)| Some((key, value(raw).filter(|v| !is_empty(v))?))));
+    extra.extend(fields.into_iter().map(|(key, raw)| (key, value(raw))).filter(|(_, value)| !is_empty(value)));
     let usage = usage(&whole.usage).unwrap_or_else(|| {
         extra.insert("usage_missing".to_owned(), Value::Bool(true));
         Usage::default()
     });
-    let message = Message { reasoning_content, tool_calls: with_ids(calls, earlier), ..Message::new(Role::Assistant, content) };
+    let message = Message { reasoning_content, tool_calls: with_ids(calls, earlier)?, ..Message::new(Role::Assistant, content) };
     Ok(Reply { message, model: whole.model, finish_reason, usage, extra, reasoning_field })
 }
 
@@ -151,8 +149,13 @@ fn whole_surrogates(text: &str) -> String {
     whole
 }
 
-fn value(raw: &RawValue) -> Option<Value> {
-    serde_json::from_str(raw.get()).ok()
+fn decode<'a, T: Deserialize<'a>>(what: &str, json: &'a str) -> Result<T, Broken> {
+    serde_json::from_str(json).map_err(|e| Broken::Unreadable(format!("{what} cannot be read: {e}")))
+}
+
+/// For what is only kept: the text itself where it cannot be held as a value.
+fn value(raw: &RawValue) -> Value {
+    serde_json::from_str(raw.get()).unwrap_or_else(|_| Value::String(raw.get().to_owned()))
 }
 
 fn is_empty(value: &Value) -> bool {
@@ -174,18 +177,18 @@ struct Parts {
 }
 
 /// Content as text, null, or a list of parts.
-fn parts(raw: &RawValue) -> Parts {
+fn parts(raw: &RawValue) -> Result<Parts, Broken> {
     let mut parts = Parts::default();
-    match value(raw) {
-        Some(Value::String(text)) => parts.text = text,
-        Some(Value::Array(items)) => {
+    match decode("content", raw.get())? {
+        Value::String(text) => parts.text = text,
+        Value::Array(items) => {
             let understood = items.iter().filter(|item| parts.add(item)).count();
             parts.others = (understood < items.len()).then_some(Value::Array(items));
         }
-        Some(Value::Null) | None => {}
-        Some(other) => parts.others = Some(other),
+        Value::Null => {}
+        other => parts.others = Some(other),
     }
-    parts
+    Ok(parts)
 }
 
 impl Parts {
@@ -224,11 +227,11 @@ struct Function<'a> {
 
 impl Function<'_> {
     /// The text that the model wrote; the compact JSON of it where a host sends it parsed.
-    fn arguments(&self) -> String {
-        let Some(raw) = self.arguments else { return String::new() };
-        match raw.get().as_bytes() {
-            [b'"', ..] => serde_json::from_str(raw.get()).unwrap_or_default(),
-            _ => compact(raw.get()),
+    fn arguments(&self) -> Result<String, Broken> {
+        match self.arguments.map(RawValue::get) {
+            None => Ok(String::new()),
+            Some(json) if json.starts_with('"') => decode("arguments", json),
+            Some(json) => Ok(compact(json)),
         }
     }
 }
@@ -247,7 +250,7 @@ fn compact(json: &str) -> String {
     kept.collect()
 }
 
-fn with_ids(calls: Vec<Call<'_>>, earlier: &[Message]) -> Vec<ToolCall> {
+fn with_ids(calls: Vec<Call<'_>>, earlier: &[Message]) -> Result<Vec<ToolCall>, Broken> {
     let mut taken: HashSet<String> = match calls.is_empty() {
         true => HashSet::new(),
         false => earlier.iter().flat_map(|m| &m.tool_calls).map(|call| call.id.clone()).collect(),
@@ -258,7 +261,7 @@ fn with_ids(calls: Vec<Call<'_>>, earlier: &[Message]) -> Vec<ToolCall> {
         let candidates = std::iter::once(wanted.clone()).chain((2_u32..).map(|n| format!("{wanted}_{n}")));
         let id = candidates.into_iter().find(|id| !taken.contains(id)).unwrap_or(wanted);
         taken.insert(id.clone());
-        ToolCall::new(id, call.function.name.as_str(), call.function.arguments())
+        Ok(ToolCall::new(id, call.function.name.as_str(), call.function.arguments()?))
     };
     calls.into_iter().enumerate().map(unique).collect()
 }
@@ -314,4 +317,147 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> 
 /// A list, or the empty one for null.
 fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn reply(message: &str) -> Reply {
+        let body = format!(r#"{{"model":"m","choices":[{{"message":{message},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":1}}}}"#);
+        read(body.as_bytes(), &[]).unwrap()
+    }
+
+    fn arguments(arguments: &str) -> String {
+        let call = format!(r#"{{"tool_calls":[{{"id":"c","function":{{"name":"f","arguments":{arguments}}}}}]}}"#);
+        reply(&call).message.tool_calls.remove(0).function.arguments
+    }
+
+    #[test]
+    fn contents_of_every_kind() {
+        for (content, text) in [
+            (r#""a\nb""#, "a\nb"),
+            ("null", ""),
+            (r#"[{"type":"text","text":"a"},{"type":"text","text":"b"}]"#, "ab"),
+            (r#"["a",{"type":"output_text","text":"b"}]"#, "ab"),
+        ] {
+            let reply = reply(&format!(r#"{{"role":"assistant","content":{content}}}"#));
+            assert_eq!((reply.message.content.as_str(), reply.extra.len()), (text, 0), "{content}");
+        }
+        assert_eq!(reply("{}").message.content, "");
+        let mixed = reply(r#"{"content":[{"type":"thinking","thinking":[{"text":"hm"}]},{"type":"text","text":"a"},{"type":"image"}]}"#);
+        assert_eq!((mixed.message.content.as_str(), mixed.message.reasoning_content.as_str()), ("a", "hm"));
+        assert_eq!(mixed.extra["content"][2], json!({"type": "image"}));
+    }
+
+    #[test]
+    fn thinking_under_either_name() {
+        let cases = [
+            (r#"{"content":"a","reasoning_content":"t"}"#, Some("reasoning_content"), "t"),
+            (r#"{"content":"a","reasoning":"t"}"#, Some("reasoning"), "t"),
+            (r#"{"content":"a","reasoning_content":"","reasoning":"t"}"#, Some("reasoning_content"), "t"),
+            (r#"{"content":"a","reasoning_content":null}"#, None, ""),
+        ];
+        for (message, field, text) in cases {
+            let reply = reply(message);
+            assert_eq!((reply.reasoning_field, reply.message.reasoning_content.as_str()), (field, text), "{message}");
+            assert!(reply.extra.is_empty(), "{message}: {:?}", reply.extra);
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_kept_and_empty_ones_are_not() {
+        let reply =
+            reply(r#"{"role":"assistant","content":"a","refusal":null,"annotations":[],"reasoning_details":[{"id":1}],"audio":{}}"#);
+        assert_eq!(Value::Object(reply.extra), json!({"reasoning_details": [{"id": 1}]}));
+    }
+
+    #[test]
+    fn arguments_stay_as_they_were_sent() {
+        assert_eq!(arguments(r#""{\"a\":  1e3, \"b\": \"x\\ny\"""#), r#"{"a":  1e3, "b": "x\ny""#);
+        assert_eq!(arguments(r#"{"b": 1e400, "a" : [ 1.0, "x \" y" ]}"#), r#"{"b":1e400,"a":[1.0,"x \" y"]}"#);
+        assert_eq!(arguments("null"), "");
+    }
+
+    #[test]
+    fn every_call_gets_an_id_of_its_own() {
+        let earlier = [Message { tool_calls: vec![ToolCall::new("a", "f", "")], ..Message::new(Role::Assistant, "") }];
+        let call = |id: &str| format!(r#"{{{id}"type":"function","function":{{"name":"f","arguments":"{{}}"}}}}"#);
+        let calls = [r#""id":"a","#, r#""id":"b","#, r#""id":"b","#, r#""id":"","#, r#""id":null,"#, "", r#""id":7,"#].map(call).join(",");
+        let body = format!(r#"{{"choices":[{{"message":{{"tool_calls":[{calls}]}}}}]}}"#);
+        let ids: Vec<_> = read(body.as_bytes(), &earlier).unwrap().message.tool_calls.into_iter().map(|c| c.id).collect();
+        assert_eq!(ids, ["a_2", "b", "b_2", "call_1_3", "call_1_4", "call_1_5", "7"]);
+    }
+
+    #[test]
+    fn the_old_function_call_is_a_call() {
+        let call = reply(r#"{"content":null,"function_call":{"name":"f","arguments":"{}"},"tool_calls":[]}"#).message.tool_calls.remove(0);
+        assert_eq!((call.id.as_str(), call.function.name.as_str(), call.function.arguments.as_str()), ("call_0_0", "f", "{}"));
+    }
+
+    #[test]
+    fn usage_in_each_dialect() {
+        let of = |text: &str| usage(&serde_json::from_str(text).unwrap());
+        let expected = Usage { prompt_tokens: 10, completion_tokens: 5, cached_tokens: 8, reasoning_tokens: 3 };
+        for text in [
+            r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":8},"completion_tokens_details":{"reasoning_tokens":3}}"#,
+            r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_cache_hit_tokens":8,"prompt_cache_miss_tokens":2,"completion_tokens_details":{"reasoning_tokens":3}}"#,
+            r#"{"completion_tokens":5.0,"prompt_cache_hit_tokens":8,"prompt_cache_miss_tokens":2,"reasoning_tokens":3,"prompt_tokens_details":null}"#,
+        ] {
+            assert_eq!(of(text), Some(expected), "{text}");
+        }
+        assert_eq!((of("null"), of("{}")), (None, None));
+        let uncounted = read(br#"{"choices":[{"message":{"content":"a"}}]}"#, &[]).unwrap();
+        assert_eq!((uncounted.usage, &uncounted.extra["usage_missing"]), (Usage::default(), &json!(true)));
+    }
+
+    #[test]
+    fn keep_alives_before_the_body_are_skipped() {
+        let body = b"\n\r\n: keep-alive\n\n: keep-alive\r\n {\"choices\":[{\"message\":{\"content\":\": a\"}}]}";
+        assert_eq!(read(body, &[]).unwrap().message.content, ": a");
+        assert!(read(b": keep-alive", &[]).is_err());
+    }
+
+    #[test]
+    fn half_a_surrogate_costs_one_character() {
+        let content = |text: &str| read(format!(r#"{{"choices":[{{"message":{{"content":"{text}"}}}}]}}"#).as_bytes(), &[]).unwrap();
+        for (text, expected) in [
+            (r"a\ud83db", "a\u{fffd}b"),
+            (r"a\ud83d\ude00\ude00", "a\u{1f600}\u{fffd}"),
+            (r"\ud83d\ud83d\ude00", "\u{fffd}\u{1f600}"),
+            (r"\\ud83d \udc00", "\\ud83d \u{fffd}"),
+        ] {
+            assert_eq!(content(text).message.content, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_completion_says_so() {
+        for body in ["", "<html>", "{}", "[]", r#"{"choices":[]}"#, r#"{"choices":null}"#, r#"{"choices":[{"message":{"content":"#] {
+            assert!(matches!(read(body.as_bytes(), &[]), Err(Broken::Unreadable(_))), "{body}");
+        }
+        for body in [
+            r#"{"error":{"code":429,"message":"slow"}}"#,
+            r#"{"choices":[{"message":{"content":""},"finish_reason":"error","error":{"code":429,"message":"slow"}}]}"#,
+        ] {
+            assert_eq!(read(body.as_bytes(), &[]), Err(Broken::Error(json!({"code": 429, "message": "slow"}))), "{body}");
+        }
+    }
+
+    #[test]
+    fn errors_of_every_shape_have_a_text() {
+        for (body, text) in [
+            (r#"{"error":{"message":"m","code":1}}"#, "m"),
+            (r#"{"error":"m"}"#, "m"),
+            (r#"{"object":"error","message":"m"}"#, "m"),
+            (r#"{"detail":[{"loc":["body"],"msg":"m"}]}"#, "m"),
+            (r#"[{"error":{"message":"m"}}]"#, "m"),
+            ("<html>", "<html>"),
+            (r#"{"odd":1}"#, r#"{"odd":1}"#),
+            ("", ""),
+        ] {
+            assert_eq!(error_text(body.as_bytes()), text, "{body}");
+        }
+    }
 }
