@@ -1,6 +1,9 @@
 //! The isolated place where one episode's tool calls run. A backend provides: image present, the toolbox started in it
 //! as first process, its stream, kill, and what happened to it.
 
+pub mod prepare;
+mod scrub;
+
 use crate::domain::{AttemptId, Failure};
 use crate::toolbox::client::Toolbox;
 use futures_util::future::BoxFuture;
