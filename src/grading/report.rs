@@ -62,14 +62,15 @@ impl Report {
     #[must_use]
     pub fn parse(bytes: &[u8], nonce: &str, ids: usize) -> Self {
         let mut report = Report { seen: vec![Seen::default(); ids], ..Report::default() };
-        let mut lines = bytes.split_inclusive(|b| *b == b'\n');
-        for (seq, line) in (&mut lines).enumerate() {
-            let Some(what) = next_record(line, nonce, seq as u64) else { return report };
-            if report.begun == matches!(what, What::Begin { .. }) || report.complete {
-                report.complete = false;
-                return report;
+        for (seq, line) in bytes.split_inclusive(|b| *b == b'\n').enumerate() {
+            let record = next_record(line, nonce, seq as u64).filter(|what| report.begun != matches!(what, What::Begin { .. }));
+            match record.filter(|_| !report.complete) {
+                Some(what) => report.add(what),
+                None => {
+                    report.complete = false;
+                    break;
+                }
             }
-            report.add(what);
         }
         report
     }

@@ -1,0 +1,145 @@
+//! One container from its creation to its proven end.
+
+use super::Fate;
+use super::daemon::{Daemon, status};
+use super::events::Follow;
+use crate::domain::{Failure, Kind};
+use bollard::query_parameters::{InspectContainerOptions, RemoveContainerOptionsBuilder};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout};
+
+/// How long after its stream broke a container may still be reported as running before it counts as alive.
+const DYING: Duration = Duration::from_secs(5);
+/// How long the report of an end, and of memory exhausted, may lag behind the end.
+const REPORT_LAG: Duration = Duration::from_millis(500);
+const POLL: Duration = Duration::from_millis(20);
+
+/// Removes containers, a bounded number at a time.
+#[derive(Debug)]
+pub struct Remover {
+    daemon: Arc<Daemon>,
+    slots: Semaphore,
+    /// For one removal.
+    timeout: Duration,
+}
+
+impl Remover {
+    #[must_use]
+    pub fn new(daemon: Arc<Daemon>, in_flight: usize, timeout: Duration) -> Self {
+        Remover { daemon, slots: Semaphore::new(in_flight.max(1)), timeout }
+    }
+
+    /// Kills and removes, and returns once the daemon no longer knows the container: true if it did before.
+    ///
+    /// # Errors
+    /// `Daemon` when it is still there after the time allowed.
+    pub async fn remove(&self, id: &str) -> Result<bool, Failure> {
+        let _slot = self.slots.acquire().await;
+        let deadline = Instant::now() + self.timeout;
+        let options = || Some(RemoveContainerOptionsBuilder::new().force(true).v(true).build());
+        let mut pause = POLL;
+        loop {
+            // 409 says that its automatic removal is under way, 500 that a mount is still busy: ask again.
+            let error = match self.daemon.ask(|| self.daemon.client.remove_container(id, options())).await {
+                Ok(()) => return Ok(true),
+                Err(error) if status(&error) == Some(404) => return Ok(false),
+                Err(error) => error,
+            };
+            if Instant::now() + pause > deadline {
+                return Err(self.daemon.failure(Kind::Daemon, &format!("cannot remove container {id}"), &error));
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+}
+
+/// A created container. Dropping it has it removed in the background.
+#[derive(Debug)]
+pub struct Container {
+    id: String,
+    remover: Arc<Remover>,
+    follow: Follow,
+    removed: bool,
+    /// The socket's directory, which goes with it.
+    io: Option<PathBuf>,
+}
+
+impl Container {
+    #[must_use]
+    pub fn new(id: String, remover: Arc<Remover>, follow: Follow, io: Option<PathBuf>) -> Self {
+        Container { id, remover, follow, removed: false, io }
+    }
+
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Returns the exit code once the daemon reports the end of the first process.
+    pub async fn ended(&self) -> i64 {
+        self.follow.until(|seen| seen.exit_code.is_some()).await.exit_code.unwrap_or(-1)
+    }
+
+    /// Kills and removes it.
+    ///
+    /// # Errors
+    /// See [`Remover::remove`].
+    pub async fn remove(mut self) -> Result<(), Failure> {
+        let outcome = self.remover.remove(&self.id).await;
+        self.removed = outcome.is_ok();
+        outcome.map(drop)
+    }
+
+    /// What became of it, asked when its stream broke.
+    pub async fn fate(&self) -> Fate {
+        let mut fate = self.state().await;
+        let alive_at = Instant::now() + DYING;
+        while !fate.gone && Instant::now() < alive_at {
+            sleep(POLL).await;
+            fate = self.state().await;
+        }
+        if fate.gone {
+            let _ = timeout(REPORT_LAG, self.ended()).await;
+            let killed = self.follow.seen().exit_code.is_none_or(|code| code == 137);
+            if killed && !fate.oom {
+                let _ = timeout(REPORT_LAG, self.follow.until(|seen| seen.oom)).await;
+            }
+        }
+        let seen = self.follow.seen();
+        Fate { gone: fate.gone, oom: fate.oom || seen.oom, exit_code: seen.exit_code.or(fate.exit_code) }
+    }
+
+    async fn state(&self) -> Fate {
+        let daemon = &self.remover.daemon;
+        match daemon.ask(|| daemon.client.inspect_container(&self.id, None::<InspectContainerOptions>)).await {
+            Ok(found) => {
+                let state = found.state.unwrap_or_default();
+                let gone = state.running != Some(true);
+                Fate { gone, oom: state.oom_killed == Some(true), exit_code: state.exit_code.filter(|_| gone) }
+            }
+            Err(error) => Fate { gone: status(&error) == Some(404), ..Fate::default() },
+        }
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        if let Some(io) = self.io.take() {
+            let _ = std::fs::remove_dir_all(io);
+        }
+        if self.removed {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (remover, id) = (self.remover.clone(), self.id.clone());
+        runtime.spawn(async move {
+            if let Err(failure) = remover.remove(&id).await {
+                tracing::warn!(%failure, "a sandbox that was given up is still there; the next sweep takes it");
+            }
+        });
+    }
+}

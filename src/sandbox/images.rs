@@ -1,0 +1,239 @@
+//! Images made present: looked up once, pulled at most once at a time, remembered by content.
+
+use super::daemon::{Daemon, chain, said, status};
+use crate::domain::{Failure, Kind};
+use bollard::errors::Error;
+use bollard::query_parameters::CreateImageOptionsBuilder;
+use futures_util::future::{BoxFuture, Shared};
+use futures_util::{FutureExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// When a registry is asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pull {
+    /// Where the daemon does not have the image.
+    #[default]
+    Missing,
+    Never,
+    /// Once a run for each image.
+    Always,
+}
+
+/// How images are pulled. No credentials are sent: log in and pull private images beforehand.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PullSettings {
+    pub when: Pull,
+    /// Pulls at the same time.
+    pub in_flight: usize,
+    /// Tries for each image, the first included.
+    pub tries: u32,
+    /// Seconds for one try.
+    pub timeout_s: u64,
+    /// Seconds before the second try; doubled for each further one.
+    pub backoff_s: u64,
+}
+
+impl Default for PullSettings {
+    fn default() -> Self {
+        PullSettings { when: Pull::Missing, in_flight: 4, tries: 4, timeout_s: 1800, backoff_s: 5 }
+    }
+}
+
+/// A present image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// What containers are created from: a tag may move in mid-run, this may not.
+    pub id: Arc<str>,
+    /// `name@sha256:...` as the registry knows it, else the id.
+    pub digest: Arc<str>,
+}
+
+type Pending = Shared<BoxFuture<'static, Result<Image, Failure>>>;
+
+#[derive(Debug)]
+pub struct Images {
+    puller: Arc<Puller>,
+    known: Mutex<HashMap<String, Pending>>,
+}
+
+#[derive(Debug)]
+struct Puller {
+    daemon: Arc<Daemon>,
+    settings: PullSettings,
+    slots: Semaphore,
+}
+
+impl Images {
+    #[must_use]
+    pub fn new(daemon: Arc<Daemon>, settings: PullSettings) -> Self {
+        let slots = Semaphore::new(settings.in_flight.max(1));
+        Images { puller: Arc::new(Puller { daemon, settings, slots }), known: Mutex::default() }
+    }
+
+    /// The image, pulled if need be. Requests for the same image at the same time share one pull and its outcome;
+    /// a failure is not remembered beyond them.
+    ///
+    /// # Errors
+    /// `ImageMissing`, `ImagePull`, `NoSpace`, `Daemon`.
+    pub async fn ensure(&self, name: &str) -> Result<Image, Failure> {
+        if !is_reference(name) {
+            let message = format!("{name:?} is no image reference; write it as [REGISTRY/]NAME[:TAG][@DIGEST]");
+            return Err(Failure::new(Kind::ImageMissing, message));
+        }
+        let pending = {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.entry(name.to_owned()).or_insert_with(|| self.puller.clone().ensure(name.to_owned()).boxed().shared()).clone()
+        };
+        let outcome = pending.clone().await;
+        if outcome.is_err() {
+            self.forget_if(name, |known| known.ptr_eq(&pending));
+        }
+        outcome
+    }
+
+    /// To be looked up again: the daemon no longer has it.
+    pub fn forget(&self, name: &str) {
+        self.forget_if(name, |_| true);
+    }
+
+    fn forget_if(&self, name: &str, condition: impl Fn(&Pending) -> bool) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.get(name).is_some_and(condition) {
+            known.remove(name);
+        }
+    }
+}
+
+impl Puller {
+    async fn ensure(self: Arc<Self>, name: String) -> Result<Image, Failure> {
+        if self.settings.when != Pull::Always
+            && let Some(image) = self.present(&name).await?
+        {
+            return Ok(image);
+        }
+        if self.settings.when == Pull::Never {
+            let mend = "pull or build it, or allow pulling with pull = \"missing\"";
+            return Err(Failure::new(Kind::ImageMissing, format!("image {name} is not at {} ; {mend}", self.daemon.host)));
+        }
+        self.pull(&name).await?;
+        let gone = || Failure::new(Kind::ImagePull, format!("image {name} was pulled but is not there; does something remove images?"));
+        self.present(&name).await?.ok_or_else(gone)
+    }
+
+    async fn present(&self, name: &str) -> Result<Option<Image>, Failure> {
+        match self.daemon.ask(|| self.daemon.client.inspect_image(name)).await {
+            Ok(found) => {
+                let id: Arc<str> = found.id.unwrap_or_default().into();
+                let digest = found.repo_digests.and_then(|all| all.into_iter().next()).map_or_else(|| id.clone(), Arc::from);
+                Ok(Some(Image { id, digest }))
+            }
+            Err(error) if status(&error) == Some(404) => Ok(None),
+            Err(error) => Err(self.daemon.failure(Kind::ImagePull, &format!("cannot look up image {name}"), &error)),
+        }
+    }
+
+    async fn pull(&self, name: &str) -> Result<(), Failure> {
+        let Ok(_slot) = self.slots.acquire().await else {
+            return Err(Failure::new(Kind::ImagePull, format!("cannot pull image {name}: the run is ending")));
+        };
+        let mut pause = Duration::from_secs(self.settings.backoff_s);
+        for tries_left in (0..self.settings.tries.max(1)).rev() {
+            let Err(failure) = self.pull_once(name).await else { return Ok(()) };
+            if tries_left == 0 || failure.kind != Kind::ImagePull {
+                return Err(failure);
+            }
+            tracing::warn!(image = name, %failure, tries_left, "pull failed; trying again");
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        Ok(())
+    }
+
+    async fn pull_once(&self, name: &str) -> Result<(), Failure> {
+        // Without a tag the daemon would pull every tag there is.
+        let options = CreateImageOptionsBuilder::new().from_image(&with_tag(name)).build();
+        let pull = self.daemon.client.create_image(Some(options), None, None).try_for_each(|_| async { Ok(()) });
+        let doing = format!("cannot pull image {name}");
+        match tokio::time::timeout(Duration::from_secs(self.settings.timeout_s), pull).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error @ (Error::DockerStreamError { .. } | Error::DockerResponseServerError { .. }))) => {
+                Err(refusal(&doing, &chain(&error)))
+            }
+            Ok(Err(error)) => Err(self.daemon.failure(Kind::ImagePull, &doing, &error)),
+            Err(_) => Err(Failure::new(Kind::ImagePull, format!("{doing} within {} s", self.settings.timeout_s))),
+        }
+    }
+}
+
+/// The registry's refusal: for good when it does not have the image or does not give it to us.
+fn refusal(doing: &str, text: &str) -> Failure {
+    const FOR_GOOD: [&str; 8] = [
+        "manifest unknown",
+        "not found",
+        "name unknown",
+        "no such image",
+        "repository does not exist",
+        "access denied",
+        "unauthorized",
+        "invalid reference",
+    ];
+    let lower = text.to_lowercase();
+    let network = ["no such host", "lookup ", "timeout", "connection refused", "toomanyrequests"].iter().any(|sign| lower.contains(sign));
+    if !network && FOR_GOOD.iter().any(|sign| lower.contains(sign)) {
+        let mend = "check its name, or pull it beforehand with the docker CLI if its registry wants a login";
+        return Failure::new(Kind::ImageMissing, format!("{doing}: {text}; {mend}"));
+    }
+    said(Kind::ImagePull, doing, text)
+}
+
+/// Whether the name can stand in the path of a request: instance files are not trusted.
+fn is_reference(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
+    let begins_well = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    begins_well && name.len() <= 512 && name.chars().all(allowed) && !name.contains("..") && !name.contains("//")
+}
+
+fn with_tag(name: &str) -> String {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    if last.contains([':', '@']) { name.to_owned() } else { format!("{name}:latest") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_reach_another_part_of_the_api() {
+        for good in ["a", "sdist/click:8.1.3", "host:5000/a/b:1", "a@sha256:00ff", "sha256:00ff"] {
+            assert!(is_reference(good), "{good}");
+        }
+        for bad in ["", "../containers/x", "a/../../b", "a?x=1", "a b", "/a", "a//b", "a%2e", "-a"] {
+            assert!(!is_reference(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_an_untagged_name_gets_a_tag() {
+        assert_eq!(with_tag("host:5000/a/b"), "host:5000/a/b:latest");
+        for tagged in ["a:1", "host:5000/a:1", "a@sha256:00ff"] {
+            assert_eq!(with_tag(tagged), tagged);
+        }
+    }
+
+    #[test]
+    fn a_refusal_for_good_is_told_from_bad_weather() {
+        let kind = |text| refusal("cannot pull x", text).kind;
+        assert_eq!(kind("manifest for x:1 not found: manifest unknown: manifest unknown"), Kind::ImageMissing);
+        assert_eq!(kind("pull access denied for x, repository does not exist or may require 'docker login'"), Kind::ImageMissing);
+        assert_eq!(kind("dial tcp: lookup registry-1.docker.io: no such host"), Kind::ImagePull);
+        assert_eq!(kind("toomanyrequests: You have reached your unauthenticated pull rate limit"), Kind::ImagePull);
+        assert_eq!(kind("received unexpected HTTP status: 500 Internal Server Error"), Kind::ImagePull);
+        assert_eq!(kind("write /var/lib/docker/x: no space left on device"), Kind::NoSpace);
+    }
+}
