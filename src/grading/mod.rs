@@ -1,1 +1,41 @@
+//! Grading one diff with the instance's own tests: `plan`, `hygiene`, `report` and `verdict` are pure, `grader` is the adapter.
+//! What runs the tests (`pytest`, `shell`) is chosen by the instance's language.
 
+pub mod grader;
+pub mod hygiene;
+pub mod plan;
+pub mod pytest;
+pub mod report;
+pub mod verdict;
+
+pub use grader::grade;
+
+use crate::sandbox::prepare;
+use serde::{Deserialize, Serialize};
+
+/// Bounds of one grading.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Seconds for all test runs of one grading together.
+    pub tests_timeout_s: u64,
+    /// Seconds from the request for a sandbox to the verdict.
+    pub timeout_s: u64,
+    /// Bytes of the runner's output kept on the record.
+    pub output_tail_bytes: usize,
+    /// Bytes of the report read; what lies beyond counts as missing.
+    pub report_max_bytes: usize,
+    pub prepare: prepare::Settings,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            tests_timeout_s: 1800,
+            timeout_s: 3600,
+            output_tail_bytes: 16 << 10,
+            report_max_bytes: 128 << 20,
+            prepare: prepare::Settings::default(),
+        }
+    }
+}

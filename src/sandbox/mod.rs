@@ -11,10 +11,12 @@ pub mod images;
 mod launch;
 pub mod local;
 mod owner;
+pub mod prepare;
 mod private_dir;
 mod process;
 mod program;
 mod request;
+mod scrub;
 mod sweep;
 mod workdir;
 

@@ -1,0 +1,226 @@
+//! What belongs to a diff: the paths left out when it is taken, its size limit, and which paths a git diff touches.
+
+use std::collections::BTreeSet;
+
+/// Pathspecs (git's `glob` form, from the top of the work tree) that no fix needs and that tools leave behind.
+/// `build`, `dist`, `venv` and compiled extensions are not here: they can be source, or what a fix was built into.
+pub const EXCLUDE: [&str; 19] = [
+    "**/__pycache__/**",
+    "**/*.pyc",
+    "**/*.pyo",
+    "**/.pytest_cache/**",
+    "**/.mypy_cache/**",
+    "**/.ruff_cache/**",
+    "**/.hypothesis/**",
+    "**/.tox/**",
+    "**/.nox/**",
+    "**/.venv/**",
+    "**/node_modules/**",
+    "**/.eggs/**",
+    "**/.coverage",
+    "**/.coverage.*",
+    "**/htmlcov/**",
+    "**/.ipynb_checkpoints/**",
+    "**/.DS_Store",
+    // Below the top they can be test data of packaging tools.
+    "*.egg-info/**",
+    "src/*.egg-info/**",
+];
+
+/// Default limit of a model's diff, bytes.
+pub const MAX_DIFF_BYTES: u64 = 8 << 20;
+
+/// A path relative to the work tree: bytes, since git's quoting can spell any byte.
+pub type RepoPath = Vec<u8>;
+
+/// A diff whose paths cannot be trusted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadDiff {
+    #[error("line {line}: cannot read the path in {text:?}")]
+    Path { line: usize, text: String },
+    #[error("line {line}: {path:?} leads out of the work tree")]
+    Outside { line: usize, path: String },
+}
+
+/// Every path that a diff reads or writes: both sides of renames and copies, new, deleted, mode-changed and binary files.
+///
+/// # Errors
+/// Where a header names no readable path, or one that is absolute, holds `..` or lies in `.git`.
+pub fn touched_paths(diff: &[u8]) -> Result<BTreeSet<RepoPath>, BadDiff> {
+    let mut paths = BTreeSet::new();
+    // Lines still to come of the hunk's two sides: its text is never taken for a header.
+    let (mut old, mut new) = (0u64, 0u64);
+    for (at, line) in diff.split(|b| *b == b'\n').enumerate() {
+        let (line_number, line) = (at + 1, line.strip_suffix(b"\r").unwrap_or(line));
+        if old > 0 || new > 0 {
+            match line.first() {
+                Some(b' ') | None => (old, new) = (old.saturating_sub(1), new.saturating_sub(1)),
+                Some(b'-') if old > 0 => old -= 1,
+                Some(b'+') if new > 0 => new -= 1,
+                Some(b'\\') => {}
+                _ => (old, new) = (0, 0),
+            }
+            if old > 0 || new > 0 || matches!(line.first(), Some(b' ' | b'-' | b'+' | b'\\') | None) {
+                continue;
+            }
+        }
+        if let Some(counts) = line.strip_prefix(b"@@ ").and_then(hunk_counts) {
+            (old, new) = counts;
+            continue;
+        }
+        let unreadable = || BadDiff::Path { line: line_number, text: String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned() };
+        for path in header_paths(line).ok_or_else(unreadable)? {
+            if !stays_inside(&path) {
+                return Err(BadDiff::Outside { line: line_number, path: String::from_utf8_lossy(&path).into_owned() });
+            }
+            paths.insert(path);
+        }
+    }
+    Ok(paths)
+}
+
+/// The paths that a header line names; none of them where it is no header; `None` where it is one that cannot be read.
+fn header_paths(line: &[u8]) -> Option<Vec<RepoPath>> {
+    if let Some(names) = line.strip_prefix(b"diff --git ") {
+        // Names with spaces of a rename cannot be told apart here: `rename from` and `to` follow.
+        return Some(git_names(names).unwrap_or_default());
+    }
+    for side in [&b"--- "[..], b"+++ "] {
+        if let Some(name) = line.strip_prefix(side) {
+            let name = if name.starts_with(b"\"") { unquote(name)?.0 } else { before_tab(name).to_vec() };
+            return if name == b"/dev/null" { Some(Vec::new()) } else { Some(vec![without_prefix(&name)?]) };
+        }
+    }
+    for word in [&b"rename from "[..], b"rename to ", b"copy from ", b"copy to "] {
+        if let Some(name) = line.strip_prefix(word) {
+            return Some(vec![if name.starts_with(b"\"") { unquote(name)?.0 } else { name.to_vec() }]);
+        }
+    }
+    Some(Vec::new())
+}
+
+fn before_tab(name: &[u8]) -> &[u8] {
+    name.split(|b| *b == b'\t').next().unwrap_or(name)
+}
+
+/// `a/x` without its first component.
+fn without_prefix(name: &[u8]) -> Option<RepoPath> {
+    let slash = name.iter().position(|b| *b == b'/')?;
+    Some(name[slash + 1..].to_vec()).filter(|rest| !rest.is_empty())
+}
+
+/// The names of `diff --git a/x b/y`, where they can be told apart.
+fn git_names(names: &[u8]) -> Option<Vec<RepoPath>> {
+    let (first, second) = if names.starts_with(b"\"") {
+        let (first, rest) = unquote(names)?;
+        let second = rest.strip_prefix(b" ")?;
+        (first, if second.starts_with(b"\"") { unquote(second)?.0 } else { second.to_vec() })
+    } else if names.ends_with(b"\"") {
+        let space = names.windows(2).position(|w| w == b" \"")?;
+        (names[..space].to_vec(), unquote(&names[space + 1..])?.0)
+    } else {
+        let (first, second) = names.split_at_checked(names.len() / 2)?;
+        (first.to_vec(), second.strip_prefix(b" ")?.to_vec())
+    };
+    let (first, second) = (without_prefix(&first)?, without_prefix(&second)?);
+    // Unquoted names of unequal content were split at a guess.
+    (names.starts_with(b"\"") || names.ends_with(b"\"") || first == second).then(|| vec![first, second])
+}
+
+/// A C-style quoted name from its opening quote on, and what follows its closing quote.
+fn unquote(text: &[u8]) -> Option<(RepoPath, &[u8])> {
+    let mut name = Vec::new();
+    let mut rest = text.strip_prefix(b"\"")?;
+    loop {
+        let (&byte, after) = rest.split_first()?;
+        rest = after;
+        match byte {
+            b'"' => return Some((name, rest)),
+            b'\\' => {
+                let (&escape, after) = rest.split_first()?;
+                rest = after;
+                name.push(match escape {
+                    b'a' => 7,
+                    b'b' => 8,
+                    b't' => b'\t',
+                    b'n' => b'\n',
+                    b'v' => 11,
+                    b'f' => 12,
+                    b'r' => b'\r',
+                    b'"' | b'\\' => escape,
+                    b'0'..=b'3' => {
+                        let (digits, after) = rest.split_at_checked(2)?;
+                        rest = after;
+                        let octal = |b: u8| (b'0'..=b'7').contains(&b).then(|| b - b'0');
+                        (escape - b'0') * 64 + octal(digits[0])? * 8 + octal(digits[1])?
+                    }
+                    _ => return None,
+                });
+            }
+            plain => name.push(plain),
+        }
+    }
+}
+
+/// Line counts of the two sides of `-l,c +l,c @@`.
+fn hunk_counts(text: &[u8]) -> Option<(u64, u64)> {
+    let text = std::str::from_utf8(text.split(|b| *b == b'@').next()?).ok()?;
+    let (old, new) = text.trim_end().split_once(' ')?;
+    let count = |range: &str| match range.split_once(',') {
+        Some((_, count)) => count.parse().ok(),
+        None => Some(1),
+    };
+    Some((count(old.strip_prefix('-')?)?, count(new.strip_prefix('+')?)?))
+}
+
+fn stays_inside(path: &[u8]) -> bool {
+    let part_is_good = |part: &[u8]| !part.is_empty() && part != b"." && part != b".." && !part.eq_ignore_ascii_case(b".git");
+    !path.contains(&0) && path.split(|b| *b == b'/').all(part_is_good)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(diff: &str) -> Vec<String> {
+        touched_paths(diff.as_bytes()).unwrap().into_iter().map(|p| String::from_utf8_lossy(&p).into_owned()).collect()
+    }
+
+    #[test]
+    fn every_kind_of_change_names_its_paths() {
+        assert_eq!(
+            paths("diff --git a/x y.py b/x y.py\nindex 1..2 100644\n--- a/x y.py\t\n+++ b/x y.py\t\n@@ -1 +1 @@\n-a\n+b\n"),
+            ["x y.py"]
+        );
+        assert_eq!(paths("diff --git a/m b/m\nold mode 100644\nnew mode 100755\n"), ["m"]);
+        assert_eq!(paths("diff --git a/e b/e\nnew file mode 100644\nindex 000..e69\n"), ["e"]);
+        assert_eq!(paths("diff --git a/n b/n\nnew file mode 100644\n--- /dev/null\n+++ b/n\n@@ -0,0 +1 @@\n+x\n"), ["n"]);
+        assert_eq!(paths("diff --git a/d b/d\ndeleted file mode 100644\n--- a/d\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n"), ["d"]);
+        assert_eq!(paths("diff --git a/o b/p/q\nsimilarity index 100%\nrename from o\nrename to p/q\n"), ["o", "p/q"]);
+        assert_eq!(paths("diff --git a/b b/b\nindex 1..2\nGIT binary patch\nliteral 3\nKcmZ\n\nliteral 0\nHcmV?d00001\n\n"), ["b"]);
+        assert_eq!(paths("--- a/plain\t2020-01-01\n+++ b/plain\t2020-01-02\n@@ -1 +1 @@\n-a\n+b\n"), ["plain"]);
+    }
+
+    #[test]
+    fn quoted_names_are_read() {
+        let diff = "diff --git \"a/t\\303\\251 \\\"x\\\"\\t.py\" \"b/t\\303\\251 \\\"x\\\"\\t.py\"\nold mode 100644\nnew mode 100755\n";
+        assert_eq!(paths(diff), ["té \"x\"\t.py"]);
+        assert_eq!(paths("diff --git a/u \"b/\\377\"\nrename from u\nrename to \"\\377\"\n").len(), 2);
+    }
+
+    #[test]
+    fn text_of_a_hunk_is_no_header() {
+        let diff = "diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1,2 +1,3 @@\n--- a/not\n\n+++ b/not\n+rename from no\n\\ No newline at end of file\ndiff --git a/y b/y\nold mode 100644\nnew mode 100755\n";
+        assert_eq!(paths(diff), ["x", "y"]);
+    }
+
+    #[test]
+    fn paths_that_lead_out_are_refused() {
+        for path in ["../x", "a/../../x", "/etc/passwd", ".git/config", "a/.GIT/hooks/x", "a//b"] {
+            let diff = format!("--- a/{path}\n+++ b/{path}\n@@ -1 +1 @@\n-a\n+b\n");
+            assert!(matches!(touched_paths(diff.as_bytes()), Err(BadDiff::Outside { line: 1, .. })), "{path}");
+        }
+        assert!(matches!(touched_paths(b"--- \"a/open\n"), Err(BadDiff::Path { line: 1, .. })));
+        assert!(matches!(touched_paths(b"rename to \"\\9\"\n"), Err(BadDiff::Path { line: 1, .. })));
+    }
+}

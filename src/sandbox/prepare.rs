@@ -1,0 +1,203 @@
+//! Brings a fresh sandbox to the instance's base: `pre_commands`, HEAD verified, the future scrubbed, the base tree recorded.
+
+use super::{Sandbox, scrub};
+use crate::domain::{Failure, Instance, Kind};
+use crate::toolbox::client::{Toolbox, ToolboxError};
+use crate::toolbox::protocol::{Answer, Command, End, Op, OpError, Run};
+use serde::{Deserialize, Serialize};
+
+/// Bounds of the preparation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Seconds for `pre_commands`.
+    pub pre_commands_timeout_s: u64,
+    /// Seconds for the leak scrub; it repacks the history where there is something to drop.
+    pub scrub_timeout_s: u64,
+    /// Pathspecs left out of the recorded tree; the final diff must be taken with the same.
+    pub exclude: Vec<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let exclude = crate::grading::hygiene::EXCLUDE.map(str::to_owned).to_vec();
+        Settings { pre_commands_timeout_s: 600, scrub_timeout_s: 600, exclude }
+    }
+}
+
+/// The sandbox is at the instance's base.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    /// Name of the recorded tree, for the final diff.
+    pub base_tree: String,
+}
+
+/// Prepares an agent's sandbox. `scrub` removes what the agent could learn the future from.
+///
+/// # Errors
+/// `Workdir`, `PreCommands`, `BaseCommit`, `Leak`; `NoSpace`, `SandboxLost`.
+pub async fn prepare(sandbox: &dyn Sandbox, instance: &Instance, settings: &Settings, scrub: bool) -> Result<Prepared, Failure> {
+    at_base(sandbox, instance, settings).await?;
+    if scrub {
+        scrub::scrub(sandbox, instance, settings.scrub_timeout_s).await.map_err(before_the_model)?;
+    }
+    let op = Op::Snapshot { workdir: sandbox.workdir().to_owned(), exclude: settings.exclude.clone() };
+    match call(sandbox, op, &[]).await.map_err(before_the_model)? {
+        Ok((Answer::Tree { tree }, _)) => Ok(Prepared { base_tree: tree }),
+        Ok((other, _)) => Err(foreign("snapshot", &other)),
+        Err(error) => {
+            Err(Failure::new(Kind::SandboxStart, format!("the base tree of {} could not be recorded: {error}", sandbox.workdir())))
+        }
+    }
+}
+
+/// Prepares a grader's sandbox: nothing is scrubbed or recorded.
+///
+/// # Errors
+/// `Workdir`, `PreCommands`, `BaseCommit`; `NoSpace`, `SandboxLost`.
+pub async fn at_base(sandbox: &dyn Sandbox, instance: &Instance, settings: &Settings) -> Result<(), Failure> {
+    bring_to_base(sandbox, instance, settings).await.map_err(before_the_model)
+}
+
+/// Where the model did nothing yet, memory that ran out is the host's or the image's doing.
+fn before_the_model(failure: Failure) -> Failure {
+    if failure.kind == Kind::MemoryExhausted { Failure { kind: Kind::SandboxLost, ..failure } } else { failure }
+}
+
+async fn bring_to_base(sandbox: &dyn Sandbox, instance: &Instance, settings: &Settings) -> Result<(), Failure> {
+    let workdir = sandbox.workdir();
+    let found = script(sandbox, "/", 60, format!("test -d {}\n", quoted(workdir)).as_bytes()).await?;
+    if found.end != End::Exited(0) {
+        return Err(Failure::new(
+            Kind::Workdir,
+            format!("{workdir} is no directory in {}: correct the instance's workdir or image", instance.image),
+        ));
+    }
+    if !instance.pre_commands.trim().is_empty() {
+        run_pre_commands(sandbox, instance, settings.pre_commands_timeout_s).await?;
+    }
+    if instance.base_commit.is_empty() { Ok(()) } else { check_head(sandbox, instance).await }
+}
+
+async fn run_pre_commands(sandbox: &dyn Sandbox, instance: &Instance, timeout_s: u64) -> Result<(), Failure> {
+    let what = Command::Shell(instance.pre_commands.clone());
+    let ran = match run(sandbox, what, sandbox.workdir(), Vec::new(), timeout_s, TAIL, &[]).await? {
+        Ok(ran) => ran,
+        Err(error) => return Err(Failure::new(Kind::PreCommands, format!("pre_commands could not start: {error}"))),
+    };
+    let how = match ran.end {
+        End::Exited(0) => return Ok(()),
+        End::Exited(code) => format!("exit with {code}"),
+        End::Signaled(signal) => format!("were killed by signal {signal}"),
+        End::TimedOut => format!("passed their deadline of {timeout_s} s (pre_commands_timeout_s)"),
+    };
+    let kind = if ran.ran_out_of_space() { Kind::NoSpace } else { Kind::PreCommands };
+    Err(Failure::new(kind, format!("pre_commands {how} in {}; the end of their output:\n{}", sandbox.workdir(), ran.tail(2000))))
+}
+
+async fn check_head(sandbox: &dyn Sandbox, instance: &Instance) -> Result<(), Failure> {
+    let head = script(sandbox, sandbox.workdir(), 60, b"git -c safe.directory='*' rev-parse --verify HEAD^0\n").await?;
+    let at = head.tail(200);
+    if head.end == End::Exited(0) && at.trim().eq_ignore_ascii_case(&instance.base_commit) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Kind::BaseCommit,
+        format!("after pre_commands HEAD of {} is at {}, not at the base commit {}", sandbox.workdir(), at.trim(), instance.base_commit),
+    ))
+}
+
+/// Bytes of output kept of a command of ours.
+const TAIL: u64 = 64 << 10;
+
+/// How a command ended, with the output that came back.
+#[derive(Debug, Clone)]
+pub struct Done {
+    pub end: End,
+    pub duration_ms: u64,
+    pub output: bytes::Bytes,
+}
+
+impl Done {
+    /// At most `max` bytes of the output's end; what is not UTF-8 is replaced.
+    #[must_use]
+    pub fn tail(&self, max: usize) -> String {
+        let mut from = self.output.len().saturating_sub(max);
+        while from > 0 && from < self.output.len() && self.output[from] & 0xC0 == 0x80 {
+            from += 1;
+        }
+        String::from_utf8_lossy(&self.output[from..]).into_owned()
+    }
+
+    #[must_use]
+    pub fn ran_out_of_space(&self) -> bool {
+        self.end != End::Exited(0) && self.tail(4000).contains("No space left on device")
+    }
+}
+
+/// Runs shell text of ours; it goes over standard input, so it may be of any length.
+///
+/// # Errors
+/// As [`run`]; also where there is no `sh`, which no sandbox can do without.
+pub async fn script(sandbox: &dyn Sandbox, cwd: &str, timeout_s: u64, text: &[u8]) -> Result<Done, Failure> {
+    let what = Command::Exec(vec!["sh".to_owned(), "-s".to_owned()]);
+    let env = vec![("LC_ALL".to_owned(), "C".to_owned())];
+    let ran = run(sandbox, what, cwd, env, timeout_s, TAIL, text).await?;
+    ran.map_err(|error| Failure::new(Kind::SandboxStart, format!("sh does not run in the sandbox: {error}")))
+}
+
+/// Runs a command outside the session. The inner error is the operation's own.
+///
+/// # Errors
+/// What [`call`] says of a sandbox that is lost or full.
+pub async fn run(
+    sandbox: &dyn Sandbox,
+    what: Command,
+    cwd: &str,
+    env: Vec<(String, String)>,
+    timeout_s: u64,
+    output_cap: u64,
+    input: &[u8],
+) -> Result<Result<Done, OpError>, Failure> {
+    let deadline_ms = timeout_s.saturating_mul(1000);
+    let op = Op::Run(Run { what, session: false, cwd: Some(cwd.to_owned()), env, deadline_ms, output_cap });
+    match call(sandbox, op, input).await? {
+        Ok((Answer::Ran(ran), output)) => Ok(Ok(Done { end: ran.end, duration_ms: ran.duration_ms, output })),
+        Ok((other, _)) => Err(foreign("run", &other)),
+        Err(error) => Ok(Err(error)),
+    }
+}
+
+/// One toolbox call. A lost sandbox and a full one are failures; what the operation says of itself is the inner error.
+///
+/// # Errors
+/// `SandboxLost`, `MemoryExhausted` where the kernel killed for want of memory, `NoSpace`.
+pub async fn call(sandbox: &dyn Sandbox, op: Op, blob: &[u8]) -> Result<Result<(Answer, bytes::Bytes), OpError>, Failure> {
+    let toolbox: &Toolbox = sandbox.toolbox();
+    let broken = match toolbox.call(op, blob).await {
+        Ok(answer) => return Ok(Ok(answer)),
+        Err(ToolboxError::Op(OpError::NoSpace { message })) => {
+            return Err(Failure::new(Kind::NoSpace, format!("no space left in the sandbox: {message}; free the host's disk")));
+        }
+        Err(ToolboxError::Op(error)) => return Ok(Err(error)),
+        Err(broken) => broken,
+    };
+    let fate = sandbox.fate().await;
+    let code = fate.exit_code.map_or_else(String::new, |code| format!(", exit code {code}"));
+    let (kind, why) = match (fate.oom, fate.gone) {
+        (true, _) => (Kind::MemoryExhausted, "the kernel killed in it for want of memory"),
+        (false, true) => (Kind::SandboxLost, "it was ended from outside"),
+        (false, false) => (Kind::SandboxLost, "it still runs, but its toolbox does not answer"),
+    };
+    Err(Failure::new(kind, format!("the sandbox was lost: {why}{code} ({broken})")))
+}
+
+/// An answer that does not fit its operation: the toolbox is not ours.
+#[must_use]
+pub fn foreign(operation: &str, answer: &Answer) -> Failure {
+    Failure::new(Kind::SandboxLost, format!("the toolbox answers {operation} with {answer:?}"))
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
