@@ -4,6 +4,7 @@ pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod endpoint;
+pub mod engine;
 pub mod grading;
 pub mod reporter;
 pub mod sandbox;

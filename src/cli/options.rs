@@ -85,7 +85,7 @@ pub struct Identity {
 }
 
 impl Operation {
-    pub fn lay(&self, layer: &mut config::Layer) {
+    fn lay(&self, layer: &mut config::Layer) {
         layer.set("scheduler.concurrency", self.concurrency.map(|n| n as i64));
         layer.set("scheduler.graders", self.graders.map(|n| n as i64));
         layer.set("scheduler.max_attempts", self.max_attempts.map(i64::from));
@@ -124,4 +124,11 @@ pub fn resolve(identity: &Identity, operation: &Operation) -> Result<Settings, C
     operation.lay(&mut flags);
     identity.lay(&mut flags)?;
     config::resolve([file, flags]).map_err(CliError::usage)
+}
+
+/// Settings of an existing run, with what may differ laid over them.
+pub fn operate(made_with: &toml::Table, operation: &Operation) -> Result<Settings, CliError> {
+    let mut flags = config::Layer::default();
+    operation.lay(&mut flags);
+    config::resolve([config::Layer::from_table(made_with.clone()), flags]).map_err(CliError::usage)
 }

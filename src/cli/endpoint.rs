@@ -1,0 +1,83 @@
+//! `sweroll endpoint`: a scripted model behind a real HTTP server.
+
+use super::{CliError, Exit, Outcome, block_on, print};
+use crate::{
+    endpoint::server::{Fault, Playbook, Script, Server, Settings},
+    store::dataset,
+};
+use clap::Args as ClapArgs;
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+const EXAMPLE: &str = "Example:
+  sweroll endpoint --instances instances.jsonl --script gold --fault 429:0.1 --fault reset:0.02
+  sweroll run --instances instances.jsonl --out runs/rehearsal --endpoint http://127.0.0.1:8080/v1 --model any
+
+GET /stat tells requests, replies by status, connections, faults, and violations of the pairing of calls and results.";
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = EXAMPLE)]
+pub struct Args {
+    /// Instances that will be asked about: .jsonl, .jsonl.zst or .jsonl.gz
+    #[arg(long, value_name = "FILE", env = "SWEROLL_INSTANCES", help_heading = "Model")]
+    instances: PathBuf,
+    /// gold makes the golden change, noop submits nothing, wander explores, hostile sends what no model should
+    #[arg(long, value_name = "SCRIPT", env = "SWEROLL_SCRIPT", help_heading = "Model")]
+    script: Script,
+    /// Turns that wander takes
+    #[arg(long, value_name = "N", default_value_t = Settings::default().wander_turns, env = "SWEROLL_WANDER_TURNS", help_heading = "Model")]
+    wander_turns: u64,
+    /// Replies carry reasoning, as a thinking model's do
+    #[arg(long, env = "SWEROLL_REASONING", help_heading = "Model")]
+    reasoning: bool,
+    /// Serve this model name only; without it any name is served
+    #[arg(long, value_name = "NAME", env = "SWEROLL_SERVED_MODEL", help_heading = "Model")]
+    serve_model: Option<String>,
+    /// Ask for this key
+    #[arg(long, value_name = "KEY", env = "SWEROLL_SERVED_KEY", hide_env_values = true, help_heading = "Model")]
+    serve_key: Option<String>,
+    /// Prompts over so many tokens are refused as too long for the context
+    #[arg(long, value_name = "N", default_value_t = Settings::default().max_context_tokens, env = "SWEROLL_MAX_CONTEXT", help_heading = "Model")]
+    max_context: u64,
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "SWEROLL_LISTEN", help_heading = "Server")]
+    listen: SocketAddr,
+    /// Milliseconds before each reply
+    #[arg(long, value_name = "N", default_value_t = 0, env = "SWEROLL_LATENCY_MS", help_heading = "Server")]
+    latency_ms: u64,
+    /// A share of replies that fail: 429, 429-retry-after, 500, 503, reset, stall, truncated, length, overflow or garbage, such
+    /// as 429:0.1; repeatable
+    #[arg(long, value_name = "KIND:RATE", env = "SWEROLL_FAULT", value_delimiter = ',', help_heading = "Server")]
+    fault: Vec<Fault>,
+    /// Decides which replies fail, and every choice of a script
+    #[arg(long, value_name = "N", default_value_t = 0, env = "SWEROLL_SEED", help_heading = "Server")]
+    seed: u64,
+}
+
+pub fn run(args: Args) -> Outcome {
+    let settings = Settings {
+        script: args.script,
+        latency_ms: args.latency_ms,
+        faults: args.fault,
+        seed: args.seed,
+        model_name: args.serve_model,
+        api_key: args.serve_key,
+        max_context_tokens: args.max_context,
+        wander_turns: args.wander_turns,
+        reasoning: args.reasoning,
+        ..Settings::default()
+    };
+    settings.check().map_err(CliError::usage)?;
+    let mut all = Vec::new();
+    let take = &mut |instance| {
+        all.push(instance);
+        Ok(())
+    };
+    dataset::scan(&args.instances, &dataset::Options::default(), take).map_err(CliError::usage)?;
+    block_on(async move {
+        let server = Server::bind(args.listen, Arc::new(Playbook::new(all)), settings)
+            .map_err(|e| CliError::failed(format!("cannot listen on {}: {e}: give another --listen", args.listen)))?;
+        print(&format!("listening on http://{}/v1\n", server.addr()))?;
+        server.serve(async { drop(tokio::signal::ctrl_c().await) }).await;
+        Ok(Exit::Done)
+    })?
+}

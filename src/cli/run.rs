@@ -1,0 +1,166 @@
+//! `sweroll run`: generate trajectories, or go on with it.
+
+use super::{
+    CliError, Exit, Outcome, block_on,
+    options::{self, Identity, Operation},
+    print, render,
+};
+use crate::{
+    config::Settings,
+    domain::{EpisodeId, Failure, Kind},
+    engine::{self, OpenError},
+    reporter::{self, Reporter},
+    scheduler::driver::{End, Stop},
+    store::{RunDir, Store, StoreError, dataset},
+};
+use clap::Args as ClapArgs;
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+const EXAMPLE: &str = "Example:
+  export SWEROLL_API_KEY=...
+  sweroll run --instances scale-swe.jsonl.zst --out runs/first --endpoint https://HOST/v1 --model deepseek-v3.2 \\
+      --samples 5 --concurrency 64
+
+Ctrl-C once finishes what is at work, twice stops at once; the same command resumes.";
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = EXAMPLE)]
+pub struct Args {
+    /// Directory of the run; an existing run is resumed
+    #[arg(long, value_name = "DIR", env = "SWEROLL_OUT", help_heading = "Output")]
+    pub out: PathBuf,
+    /// Check everything that can be checked without starting, and say what would be done
+    #[arg(long, help_heading = "Output")]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub identity: Identity,
+    #[command(flatten)]
+    pub operation: Operation,
+}
+
+pub fn run(args: Args) -> Outcome {
+    let settings = options::resolve(&args.identity, &args.operation)?;
+    required(&settings)?;
+    if args.dry_run {
+        return dry_run(&args.out, &settings);
+    }
+    let store = engine::open(&args.out, &settings).map_err(refused)?;
+    execute(store, settings, None, &args.operation)
+}
+
+fn required(settings: &Settings) -> Result<(), CliError> {
+    let missing = [
+        ("--instances", settings.instances.path.as_os_str().is_empty()),
+        ("--endpoint", settings.endpoint.url.is_empty()),
+        ("--model", settings.endpoint.model.is_empty()),
+    ];
+    match missing.iter().find(|(_, missing)| *missing) {
+        Some((flag, _)) => Err(CliError::usage(format!("{flag} is needed: give it as a flag, by its environment variable or in --config"))),
+        None if settings.instances.samples == 0 => Err(CliError::usage("--samples must be at least 1")),
+        None if settings.scheduler.concurrency == 0 => Err(CliError::usage("--concurrency must be at least 1")),
+        None => Ok(()),
+    }
+}
+
+fn dry_run(out: &Path, settings: &Settings) -> Outcome {
+    let scan = dataset::scan(&settings.instances.path, &settings.dataset, &mut |_| Ok(())).map_err(CliError::usage)?;
+    let episodes = scan.rows * u64::from(settings.instances.samples);
+    let mut text = format!("{} instances, {episodes} episodes, {} bad rows left out\n", scan.rows, scan.bad_total);
+    if RunDir::exists(out) {
+        let summary = crate::store::View::open(out).map_err(CliError::usage)?.summary();
+        text += &format!("{} is a run already: {} episodes outstanding\n", out.display(), summary.episodes.outstanding);
+    }
+    print(&(text + "nothing was begun (--dry-run)\n"))
+}
+
+/// Nothing was begun.
+pub fn refused(error: OpenError) -> CliError {
+    match error {
+        OpenError::Store(StoreError::Io { .. }) => CliError::failed(error),
+        other => CliError::usage(other),
+    }
+}
+
+/// Drives a run to its end, with progress, log and signals, and prints how it stands.
+pub fn execute(store: Store, settings: Settings, only: Option<Vec<EpisodeId>>, operation: &Operation) -> Outcome {
+    let dir = store.dir().layout().root().to_owned();
+    log_to(&store.dir().layout().logs())?;
+    let reporter = Reporter::start(reporter::Options { events: operation.events.clone(), progress: !operation.quiet, ..Default::default() })
+        .map_err(CliError::usage)?;
+    let emit = reporter.emit();
+    let report = block_on(async {
+        let stop = stops()?;
+        engine::run(store, settings, only, emit, stop).await.map_err(|failure| stopped(&failure))
+    })?;
+    reporter.finish();
+    let report = report?;
+    let mut text = render::summary(&report.summary);
+    let exit = match report.end {
+        End::Done => {
+            text += &format!("\nnext: sweroll tokens {}\n", dir.display());
+            Exit::Done
+        }
+        End::Drained(reason) => {
+            eprintln!("sweroll: stopped: {reason}\nsweroll: {} episodes are outstanding; the same command resumes", report.summary.episodes.outstanding);
+            Exit::Unfinished
+        }
+        End::Killed => {
+            eprintln!("sweroll: killed; the same command resumes");
+            Exit::Killed
+        }
+    };
+    print(&text)?;
+    Ok(exit)
+}
+
+fn stopped(failure: &Failure) -> CliError {
+    let exit = if matches!(failure.kind, Kind::RunDir) { Exit::Failed } else { Exit::Unfinished };
+    CliError { exit, message: failure.to_string() }
+}
+
+/// The first Ctrl-C (or SIGTERM) drains, the second kills.
+fn stops() -> Result<mpsc::Receiver<Stop>, CliError> {
+    let broken = |e| CliError::failed(format!("no signal handler: {e}"));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(broken)?;
+    let (sender, receiver) = mpsc::channel(2);
+    tokio::spawn(async move {
+        for stop in [Stop::Drain, Stop::Kill] {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if stop == Stop::Drain {
+                eprintln!("\nsweroll: finishing what is at work; once more stops at once");
+            }
+            if sender.send(stop).await.is_err() {
+                return;
+            }
+        }
+        // A third time, while the sandboxes are being removed, is heard no more.
+        std::future::pending::<()>().await;
+    });
+    Ok(receiver)
+}
+
+/// Logs go to a file of the run; `SWEROLL_LOG` sets the level as `tracing` filters are written.
+fn log_to(dir: &Path) -> Result<(), CliError> {
+    let path = dir.join("engine.log");
+    let open = || -> std::io::Result<File> {
+        fs::create_dir_all(dir)?;
+        File::options().create(true).append(true).open(&path)
+    };
+    let file = open().map_err(|e| CliError::failed(format!("{}: {e}: the log cannot be written", path.display())))?;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SWEROLL_LOG").unwrap_or_else(|_| "info,hyper=warn,bollard=warn".into());
+    // A second run in one process (the demo's) keeps the first log.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Mutex::new(file)).try_init();
+    Ok(())
+}
