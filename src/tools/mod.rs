@@ -93,3 +93,40 @@ impl Toolset {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn toolset(format: CallFormat, calls_per_turn: usize) -> Toolset {
+        let bounds = Bounds { calls_per_turn, ..Bounds::default() };
+        Toolset::parse(builtin::schemas("sweroll").unwrap().iter().copied(), format, bounds).unwrap()
+    }
+
+    #[test]
+    fn calls_past_the_limit_of_a_reply_are_told_and_keep_their_ids() {
+        let native = Message {
+            tool_calls: (0..3).map(|n| ToolCall::new(format!("c{n}"), "submit", "{}")).collect(),
+            ..Message::new(Role::Assistant, "")
+        };
+        let inline = Message::new(Role::Assistant, "<function=submit>\n</function>\n".repeat(3));
+        for (format, reply, last) in [(CallFormat::Native, native, "c2"), (CallFormat::Inline, inline, "inline_7_2")] {
+            let calls = toolset(format, 2).calls(&reply, 7);
+            assert!(calls[0].is_ok() && calls[1].is_ok());
+            let refused = calls[2].as_ref().unwrap_err();
+            assert!(refused.call.id == last && !refused.unclosed && refused.message.contains("2 calls"), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn each_format_has_its_own_calls_and_answers() {
+        let written =
+            Message { tool_calls: vec![ToolCall::new("c", "submit", "{}")], ..Message::new(Role::Assistant, "<function=bash></function>") };
+        let (native, inline) = (toolset(CallFormat::Native, 9), toolset(CallFormat::Inline, 9));
+        let call = |toolset: &Toolset| toolset.calls(&written, 0).remove(0).unwrap();
+        assert_eq!((call(&native).function.name.as_str(), call(&inline).function.name.as_str()), ("submit", "bash"));
+        assert_eq!(native.answer(&call(&native), "x"), Message::tool("c", "x"));
+        assert_eq!(inline.answer(&call(&inline), "x\n"), Message::new(Role::User, "<tool_response>\nx\n\n</tool_response>"));
+        assert!(native.sent().starts_with("[{") && inline.sent().is_empty());
+    }
+}
