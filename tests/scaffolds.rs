@@ -90,6 +90,20 @@ fn the_model_is_told_the_limits_that_hold() {
     }
 }
 
+#[test]
+fn limits_that_cannot_hold_are_refused() {
+    let default = Bounds::default();
+    for (bounds, says) in [
+        (Bounds { command_timeout_s: 700, ..default.clone() }, "command_timeout_s = 700 must be from 1 to max_command_timeout_s = 600"),
+        (Bounds { output_bytes: 10, ..default.clone() }, "output_bytes = 10"),
+        (Bounds { arguments_bytes: usize::MAX, ..default.clone() }, "arguments_bytes"),
+        (Bounds { calls_per_turn: 0, ..default }, "at least 1"),
+    ] {
+        let error = Scaffold::load(&Settings { bounds, ..Settings::default() }, 100).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+}
+
 fn with_file(name: &str, text: &str) -> Result<Scaffold, ScaffoldError> {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join(name), text).unwrap();

@@ -16,6 +16,7 @@ pub use route::Plan;
 pub use spec::{SpecError, Toolset};
 
 use crate::domain::{Message, Role, ToolCall};
+use crate::toolbox::protocol::{MAX_BLOB, MAX_HEADER};
 use serde::{Deserialize, Serialize};
 
 /// How the model writes its calls.
@@ -57,6 +58,31 @@ impl Default for Bounds {
             search_results: 200,
             calls_per_turn: 32,
         }
+    }
+}
+
+impl Bounds {
+    /// # Errors
+    /// The setting that cannot hold, and what it may be.
+    pub fn check(&self) -> Result<(), String> {
+        let Bounds { command_timeout_s: usual, max_command_timeout_s: most, output_bytes, arguments_bytes, .. } = *self;
+        if usual == 0 || usual > most {
+            return Err(format!("command_timeout_s = {usual} must be from 1 to max_command_timeout_s = {most}"));
+        }
+        if most > 86_400 {
+            return Err(format!("max_command_timeout_s = {most} must be at most 86400, one day"));
+        }
+        // Twice the output must fit in a frame's blob, an edit's arguments in its header.
+        if !(1000..=MAX_BLOB / 4).contains(&output_bytes) {
+            return Err(format!("output_bytes = {output_bytes} must be from 1000 to {}", MAX_BLOB / 4));
+        }
+        if !(1000..=MAX_HEADER / 2).contains(&arguments_bytes) {
+            return Err(format!("arguments_bytes = {arguments_bytes} must be from 1000 to {}", MAX_HEADER / 2));
+        }
+        if self.search_results == 0 || self.calls_per_turn == 0 {
+            return Err("search_results and calls_per_turn must be at least 1".to_owned());
+        }
+        Ok(())
     }
 }
 
