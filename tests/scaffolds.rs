@@ -90,6 +90,20 @@ fn the_model_is_told_the_limits_that_hold() {
     }
 }
 
+#[test]
+fn limits_that_cannot_hold_are_refused() {
+    let default = Bounds::default();
+    for (bounds, says) in [
+        (Bounds { command_timeout_s: 700, ..default.clone() }, "command_timeout_s = 700 must be from 1 to max_command_timeout_s = 600"),
+        (Bounds { output_bytes: 10, ..default.clone() }, "output_bytes = 10"),
+        (Bounds { arguments_bytes: usize::MAX, ..default.clone() }, "arguments_bytes"),
+        (Bounds { calls_per_turn: 0, ..default }, "at least 1"),
+    ] {
+        let error = Scaffold::load(&Settings { bounds, ..Settings::default() }, 100).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+}
+
 fn with_file(name: &str, text: &str) -> Result<Scaffold, ScaffoldError> {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join(name), text).unwrap();
@@ -127,4 +141,24 @@ fn a_bad_file_is_named_with_line_and_mend() {
     }
     let unknown = Scaffold::load(&settings("openhands", CallFormat::Native), 100).unwrap_err().to_string();
     assert!(NAMES.iter().all(|name| unknown.contains(name)), "{unknown}");
+}
+
+#[test]
+fn real_statements_are_verbatim() {
+    let Ok(path) = std::env::var("SWEROLL_REALSET") else {
+        assert!(std::env::var("CI").is_err(), "set SWEROLL_REALSET to the path of instances.jsonl");
+        eprintln!("skipped: SWEROLL_REALSET is not set");
+        return;
+    };
+    let rows = std::fs::read_to_string(path).unwrap();
+    let scaffolds = NAMES.map(|name| Scaffold::load(&settings(name, CallFormat::Inline), 100).unwrap());
+    for row in rows.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()) {
+        let text = |key: &str| row[key].as_str().unwrap().to_owned();
+        let instance =
+            Instance { repo: text("repo"), language: text("language"), problem_statement: text("problem_statement"), ..instance() };
+        for scaffold in &scaffolds {
+            let messages = scaffold.render(&instance, &text("workdir")).unwrap();
+            assert!(messages[1].content.contains(instance.problem_statement.trim()), "{}", row["instance_id"]);
+        }
+    }
 }

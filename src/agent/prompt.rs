@@ -67,6 +67,8 @@ pub enum ScaffoldError {
     Template { file: String, line: usize, message: String },
     #[error("{file}: {message}")]
     Prompt { file: String, message: String },
+    #[error("limits of tool calls: {0}")]
+    Bounds(String),
     #[error(transparent)]
     Spec(#[from] SpecError),
 }
@@ -99,6 +101,7 @@ impl Scaffold {
     /// # Errors
     /// The file and line that are wrong, and the mend.
     pub fn load(settings: &Settings, turns: u32) -> Result<Scaffold, ScaffoldError> {
+        settings.bounds.check().map_err(ScaffoldError::Bounds)?;
         let files = files(settings)?;
         let digest = digest(&files);
         let mut env = Environment::new();

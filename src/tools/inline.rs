@@ -8,13 +8,17 @@
 //! </function>
 //! ```
 //!
-//! One newline after `<parameter=KEY>` and one before `</parameter>` belong to the format where they are there; all else is
-//! the value, to the byte. A value ends at the first `</parameter>` that is followed, white space aside, by `<parameter=` or
+//! Where a newline follows `<parameter=KEY>`, it and one newline before `</parameter>` belong to the format; all else is the
+//! value, to the byte, so that `<parameter=KEY>VALUE</parameter>` is exact as well. A value ends at the first `</parameter>` that is followed, white space aside, by `<parameter=` or
 //! `</function>`, so that it may hold tags of its own. There is no escape: a value that holds such an end cannot be written, and
 //! one that holds the seam of two calls (`</function>` followed by `<function=`) is refused as a forgotten end.
 //! `<function=NAME>` opens a call at the beginning of a line, or where a parameter or the end follows; elsewhere it is prose.
 
-use super::{CallFormat, spec::Toolset, spec::Type, text::clip, validate::form};
+use super::{
+    route::Kind,
+    spec::{Toolset, Type},
+    text::clip,
+};
 use crate::domain::ToolCall;
 use serde_json::{Map, Value};
 
@@ -63,7 +67,7 @@ pub fn parse(text: &str, turn: u32, toolset: &Toolset) -> Vec<Result<ToolCall, M
             Stop::Broken(what, end) => (what, false, end),
         };
         let message = match toolset.get(name) {
-            Some(spec) => toolset.teach(spec, &what),
+            Some(spec) => toolset.teach(spec, None, &what),
             None => format!("error: the call was not run: {what}\nThe tools are {}.", toolset.names()),
         };
         calls.push(Err(Malformed { call: ToolCall::new(id, clip(name, MAX_NAME), raw), unclosed, message }));
@@ -102,8 +106,11 @@ fn tag_name(text: &str, at: usize) -> Option<(&str, usize)> {
     Some((&window[..end], at + end + 1))
 }
 
-fn parameters(text: &str, mut at: usize) -> Result<(Vec<(&str, &str)>, usize), Stop> {
-    let mut given: Vec<(&str, &str)> = Vec::new();
+/// Names and values as written.
+type Given<'a> = Vec<(&'a str, &'a str)>;
+
+fn parameters(text: &str, mut at: usize) -> Result<(Given<'_>, usize), Stop> {
+    let mut given = Given::new();
     loop {
         let rest = text[at..].trim_start();
         at = text.len() - rest.len();
@@ -134,8 +141,8 @@ fn parameters(text: &str, mut at: usize) -> Result<(Vec<(&str, &str)>, usize), S
         if given.iter().any(|(other, _)| *other == name) {
             return Err(broken(text, at, format!("the parameter `{name}` is given twice.")));
         }
-        let value = value.strip_prefix('\n').unwrap_or(value);
-        given.push((name, value.strip_suffix('\n').unwrap_or(value)));
+        let block = value.strip_prefix('\n').map(|block| block.strip_suffix('\n').unwrap_or(block));
+        given.push((name, block.unwrap_or(value)));
     }
 }
 
@@ -158,15 +165,17 @@ fn seam(text: &str) -> bool {
 }
 
 /// Values with the types of the schema where the text has them; validation tells the model where it has not.
-fn typed(toolset: &Toolset, function: &str, given: Vec<(&str, &str)>) -> Value {
+fn typed(toolset: &Toolset, function: &str, given: Given<'_>) -> Value {
     let spec = toolset.get(function);
     let value = |name: &str, text: &str| {
-        let parsed = match spec.and_then(|s| s.param(name)).map(|p| p.kind) {
+        let param = spec.and_then(|s| s.param(name));
+        let parsed = match param.map(|p| p.kind) {
             Some(Type::Integer) => text.trim().parse::<i64>().ok().map(Value::from),
             Some(Type::Number | Type::Boolean | Type::Integers) => {
                 serde_json::from_str(text).ok().filter(|v: &Value| !v.is_string() && !v.is_object())
             }
-            Some(Type::String) | None => None,
+            Some(Type::String) => param.and_then(|p| p.values.iter().find(|v| *v == text.trim())).map(|v| Value::from(v.as_str())),
+            None => None,
         };
         parsed.unwrap_or_else(|| Value::from(text))
     };
@@ -208,7 +217,7 @@ pub fn describe(toolset: &Toolset) -> String {
 
 const FORM: &str = "
 # How to call a tool
-Write the call in your reply, each tag at the beginning of a line:
+Write the call in your reply, each tag at the start of a line:
 
 <function=NAME>
 <parameter=KEY>
@@ -216,19 +225,19 @@ VALUE
 </parameter>
 </function>
 
-* A value is taken to the letter: no quotes, no escapes, indentation kept. One newline after `<parameter=KEY>` and one before `</parameter>` are not part of it.
-* Integers are written as digits, arrays as JSON: [1, 20].
-* A reply may hold several calls; they run in their order. Write nothing after the last `</function>`: the results come in the next message.";
+* A value is taken literally: no quotes, no escaping, indentation is kept. The newline after `<parameter=KEY>` and the one before `</parameter>` are not part of it.
+* Write integers as digits, booleans as true or false, and arrays as JSON: [1, 20].
+* A reply may contain several calls; they run in order. Write nothing after the last `</function>`: the results arrive in the next message.";
 
 /// A short call to teach by.
 #[must_use]
 pub fn example(toolset: &Toolset) -> String {
-    toolset.specs().first().map(|spec| form(spec, CallFormat::Inline)).unwrap_or_default()
+    format!("{OPEN}{}>\n{PARAMETER}command>\nls\n{PARAMETER_END}\n{CLOSE}", toolset.name_of(Kind::Shell))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Bounds, Plan, builtin};
+    use super::super::{Bounds, CallFormat, Plan, builtin};
     use super::*;
     use proptest::prelude::*;
 
@@ -258,7 +267,9 @@ mod tests {
             ("", ""),
             ("\n\tif a < b && c > d:\n\t\tpass\n", "\tif a < b && c > d:\n\t\tpass"),
             ("\n</parameter>\n", "</parameter>"),
-            ("\r\nx\r\n", "\r\nx\r"),
+            ("\r\nx\r\n", "\r\nx\r\n"),
+            ("one\ntwo\n", "one\ntwo\n"),
+            ("\none\ntwo", "one\ntwo"),
             ("\necho '</function>'\n", "echo '</function>'"),
         ] {
             let (name, arguments) = one(&format!("<function=execute_bash>\n<parameter=command>{written}</parameter>\n</function>"));
@@ -269,7 +280,7 @@ mod tests {
 
     #[test]
     fn several_calls_in_order_with_types_and_ids() {
-        let text = "I look.\n<tool_call>\n<function=str_replace_editor>\n<parameter=command>view</parameter>\n<parameter=path>/a</parameter>\n\
+        let text = "I look.\n<tool_call>\n<function=str_replace_editor>\n<parameter=command>view\n</parameter>\n<parameter=path>/a</parameter>\n\
             <parameter=view_range>[1, 20]</parameter>\n</function>\n</tool_call>\nand then <function=finish></function>";
         let calls: Vec<ToolCall> = parse(text, 3, &toolset()).into_iter().map(Result::unwrap).collect();
         assert_eq!(calls[0].function.arguments, r#"{"command":"view","path":"/a","view_range":[1,20]}"#);

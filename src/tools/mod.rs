@@ -16,6 +16,7 @@ pub use route::Plan;
 pub use spec::{SpecError, Toolset};
 
 use crate::domain::{Message, Role, ToolCall};
+use crate::toolbox::protocol::{MAX_BLOB, MAX_HEADER};
 use serde::{Deserialize, Serialize};
 
 /// How the model writes its calls.
@@ -60,6 +61,31 @@ impl Default for Bounds {
     }
 }
 
+impl Bounds {
+    /// # Errors
+    /// The setting that cannot hold, and what it may be.
+    pub fn check(&self) -> Result<(), String> {
+        let Bounds { command_timeout_s: usual, max_command_timeout_s: most, output_bytes, arguments_bytes, .. } = *self;
+        if usual == 0 || usual > most {
+            return Err(format!("command_timeout_s = {usual} must be from 1 to max_command_timeout_s = {most}"));
+        }
+        if most > 86_400 {
+            return Err(format!("max_command_timeout_s = {most} must be at most 86400, one day"));
+        }
+        // Twice the output must fit in a frame's blob, an edit's arguments in its header.
+        if !(1000..=MAX_BLOB / 4).contains(&output_bytes) {
+            return Err(format!("output_bytes = {output_bytes} must be from 1000 to {}", MAX_BLOB / 4));
+        }
+        if !(1000..=MAX_HEADER / 2).contains(&arguments_bytes) {
+            return Err(format!("arguments_bytes = {arguments_bytes} must be from 1000 to {}", MAX_HEADER / 2));
+        }
+        if self.search_results == 0 || self.calls_per_turn == 0 {
+            return Err("search_results and calls_per_turn must be at least 1".to_owned());
+        }
+        Ok(())
+    }
+}
+
 /// Answer to the call that ends the episode.
 pub const SUBMITTED: &str = "Submitted.";
 /// Answer to a call that follows it in the same reply.
@@ -91,5 +117,42 @@ impl Toolset {
             CallFormat::Native => Message::tool(&call.id, content),
             CallFormat::Inline => Message::new(Role::User, format!("<tool_response>\n{content}\n</tool_response>")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn toolset(format: CallFormat, calls_per_turn: usize) -> Toolset {
+        let bounds = Bounds { calls_per_turn, ..Bounds::default() };
+        Toolset::parse(builtin::schemas("sweroll").unwrap().iter().copied(), format, bounds).unwrap()
+    }
+
+    #[test]
+    fn calls_past_the_limit_of_a_reply_are_told_and_keep_their_ids() {
+        let native = Message {
+            tool_calls: (0..3).map(|n| ToolCall::new(format!("c{n}"), "submit", "{}")).collect(),
+            ..Message::new(Role::Assistant, "")
+        };
+        let inline = Message::new(Role::Assistant, "<function=submit>\n</function>\n".repeat(3));
+        for (format, reply, last) in [(CallFormat::Native, native, "c2"), (CallFormat::Inline, inline, "inline_7_2")] {
+            let calls = toolset(format, 2).calls(&reply, 7);
+            assert!(calls[0].is_ok() && calls[1].is_ok());
+            let refused = calls[2].as_ref().unwrap_err();
+            assert!(refused.call.id == last && !refused.unclosed && refused.message.contains("2 calls"), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn each_format_has_its_own_calls_and_answers() {
+        let written =
+            Message { tool_calls: vec![ToolCall::new("c", "submit", "{}")], ..Message::new(Role::Assistant, "<function=bash></function>") };
+        let (native, inline) = (toolset(CallFormat::Native, 9), toolset(CallFormat::Inline, 9));
+        let call = |toolset: &Toolset| toolset.calls(&written, 0).remove(0).unwrap();
+        assert_eq!((call(&native).function.name.as_str(), call(&inline).function.name.as_str()), ("submit", "bash"));
+        assert_eq!(native.answer(&call(&native), "x"), Message::tool("c", "x"));
+        assert_eq!(inline.answer(&call(&inline), "x\n"), Message::new(Role::User, "<tool_response>\nx\n\n</tool_response>"));
+        assert!(native.sent().starts_with("[{") && inline.sent().is_empty());
     }
 }

@@ -202,8 +202,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_observation_is_bounded(max in 0usize..3000, bytes in proptest::collection::vec(prop_oneof![any::<u8>(), Just(b'a'), Just(b'\n'), Just(0x1b)], 0..9000),
+        fn an_observation_is_bounded(max in 0usize..3000, pieces in proptest::collection::vec(("[a-zé\n\t\x1b\r]{0,30}", any::<[u8; 3]>(), 1usize..60), 0..12),
             head in 0u64..9000, dropped in prop_oneof![Just(0u64), 1u64..1_000_000], cwd in "\\PC{0,2000}") {
+            let bytes: Vec<u8> = pieces.iter().flat_map(|(text, odd, times)| [text.as_bytes(), odd].concat().repeat(*times)).collect();
             let toolset = toolset(max);
             let op = shell(&toolset, r#"{"command": "x"}"#);
             let ran = Ran { end: End::TimedOut, duration_ms: 1, total: bytes.len() as u64 + dropped, head, cwd };

@@ -5,6 +5,7 @@
 
 use super::{
     CallFormat,
+    route::Usage,
     spec::{Param, Spec, Toolset, Type},
     text::clip,
 };
@@ -56,14 +57,14 @@ impl Toolset {
         };
         match self.arguments(spec, &call.function.arguments) {
             Ok(arguments) => Ok((spec, arguments)),
-            Err(what) => Err(self.teach(spec, &what)),
+            Err(what) => Err(self.teach(spec, None, &what)),
         }
     }
 
-    /// What is wrong with a call, and its right form.
+    /// What is wrong with a call, and its right form: that of one command where it is known which.
     #[must_use]
-    pub fn teach(&self, spec: &Spec, what: &str) -> String {
-        format!("error: the call was not run: {what}\nThe form of the call:\n{}", form(spec, self.format))
+    pub fn teach(&self, spec: &Spec, usage: Option<&Usage>, what: &str) -> String {
+        format!("error: the call was not run: {what}\nThe form of the call:\n{}", form(spec, usage, self.format))
     }
 
     fn arguments(&self, spec: &Spec, text: &str) -> Result<Arguments, String> {
@@ -180,23 +181,27 @@ fn around(text: &str, line: usize, column: usize) -> String {
 }
 
 /// A call with types in the places of values.
-#[must_use]
-pub fn form(spec: &Spec, format: CallFormat) -> String {
-    let value = |p: &Param| match (p.values.is_empty(), p.kind) {
-        (true, kind) => kind.as_str().to_owned(),
-        (false, _) => p.values.join("|"),
+fn form(spec: &Spec, usage: Option<&Usage>, format: CallFormat) -> String {
+    let value = |p: &Param| match (p.values.is_empty(), p.kind, usage) {
+        (false, _, Some(usage)) if p.name == "command" => usage.command.to_owned(),
+        (false, ..) => p.values.join("|"),
+        (true, kind, _) => kind.as_str().to_owned(),
     };
+    let taken = spec.params.iter().filter(|p| usage.is_none_or(|u| u.takes(&p.name)));
+    let (needed, optional): (Vec<&Param>, Vec<&Param>) =
+        taken.partition(|p| p.required || usage.is_some_and(|u| u.needs.contains(&p.name.as_str())));
     match format {
         CallFormat::Native => {
-            let pairs: Vec<String> =
-                spec.params.iter().map(|p| format!("\"{}\"{}: {}", p.name, if p.required { "" } else { "?" }, value(p))).collect();
-            format!("{} {{{}}}", spec.name, pairs.join(", "))
+            let quote = |p: &Param| if p.values.is_empty() { value(p) } else { format!("{:?}", value(p)) };
+            let needed = needed.iter().map(|p| format!("\"{}\": {}", p.name, quote(p)));
+            let optional = optional.iter().map(|p| format!("\"{}\"?: {}", p.name, quote(p)));
+            format!("{} {{{}}}", spec.name, needed.chain(optional).collect::<Vec<_>>().join(", "))
         }
         CallFormat::Inline => {
-            let optional = |p: &Param| if p.required { "" } else { " (optional)" };
-            let params: String =
-                spec.params.iter().map(|p| format!("<parameter={}>\n{}{}\n</parameter>\n", p.name, value(p), optional(p))).collect();
-            format!("<function={}>\n{params}</function>", spec.name)
+            let needed: String = needed.iter().map(|p| format!("<parameter={}>\n{}\n</parameter>\n", p.name, value(p))).collect();
+            let optional: Vec<String> = optional.iter().map(|p| format!("{} ({})", p.name, value(p))).collect();
+            let optional = if optional.is_empty() { String::new() } else { format!("\nOptional parameters: {}", optional.join(", ")) };
+            format!("<function={}>\n{needed}</function>{optional}", spec.name)
         }
     }
 }
