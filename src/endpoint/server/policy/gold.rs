@@ -104,7 +104,7 @@ impl Parts {
             let mut edited = vec![false; file.hunks.len()];
             if let Some(name) = file.path() {
                 let path = format!("{}/{name}", play.workdir.trim_end_matches('/'));
-                let first = file.hunks.first().map_or(1, patch::Hunk::old_start) as u64;
+                let first = file.hunks.first().map_or(1, patch::Hunk::old_start).cast_signed() as i64;
                 parts.view.get_or_insert_with(|| Want::View { path: path.clone(), from: first.max(1), to: first + 20 });
                 for (at, edited) in edited.iter_mut().enumerate() {
                     let edit = file.edit(at).filter(|e| parts.edits.len() < max_edits && !(inline && (tags(&e.old) || tags(&e.new))));
@@ -142,6 +142,6 @@ fn apply(workdir: &str, ensure: &[String], rest: &[String], what: &str) -> (Stri
             let _ = write!(script, "{verb} {}", here(diff));
         }
     }
-    let _ = write!(script, "rm -f {file}; [ $bad = 0 ] && echo \"{what}: all $n parts in place\")\n");
+    let _ = writeln!(script, "rm -f {file}; [ $bad = 0 ] && echo \"{what}: all $n parts in place\")");
     (script, format!("{what}: all {} parts in place", ensure.len() + rest.len()))
 }

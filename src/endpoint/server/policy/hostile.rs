@@ -149,7 +149,7 @@ impl Hand<'_> {
             }
             Trick::Traversal => {
                 let up = format!("{}/../../../../../../../..", self.dir.trim_end_matches('/'));
-                let view = self.tools.call(&Want::View { path: format!("{up}/etc/hostname"), from: 1, to: -1i64 as u64 });
+                let view = self.tools.call(&Want::View { path: format!("{up}/etc/hostname"), from: 1, to: -1 });
                 say().with(view).with(self.tools.call(&Want::Create { path: format!("{up}/proc/hostile"), text: "x".into() }))
             }
             Trick::Binary => shell("head -c 4096 /dev/urandom; printf '\\377\\376\\000\\033[2J'"),

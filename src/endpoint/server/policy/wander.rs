@@ -16,7 +16,7 @@ const WORDS: [&str; 6] = ["def ", "class ", "import ", "return ", "raise ", "TOD
 pub fn wander(talk: &Conversation<'_>, play: &Play, rng: &Rng, turns: u64) -> Move {
     let turn = talk.turn as u64;
     let dir = play.workdir.trim_end_matches('/');
-    let scratch = format!("{dir}/scratch_{:08x}.txt", rng.fork(u64::MAX).next() as u32);
+    let scratch = format!("{dir}/scratch_{:08x}.txt", rng.fork(u64::MAX).draw() as u32);
     let mut rng = rng.fork(turn);
     let shell = |command: String| Want::Shell { command, timeout: None };
     if turn >= turns {
