@@ -41,24 +41,25 @@ pub fn git(dir: &Path, args: &[&str]) -> String {
 }
 
 pub struct Sandbox {
-    dir: PathBuf,
+    pub dir: PathBuf,
     /// Edits report an error and change nothing.
     pub edits_fail: bool,
     /// Edits report success and change nothing.
     pub edits_lie: bool,
     /// The first observation with this text is replaced by an error, and the command undone.
     pub lose: Option<String>,
-    undo: Option<(PathBuf, Vec<u8>)>,
+    pub tmp: tempfile::TempDir,
+    pub undo: Option<(PathBuf, Vec<u8>)>,
 }
 
 impl Sandbox {
     pub fn new(dir: &Path) -> Self {
-        Sandbox { dir: dir.to_owned(), edits_fail: false, edits_lie: false, lose: None, undo: None }
+        Sandbox { dir: dir.to_owned(), edits_fail: false, edits_lie: false, lose: None, undo: None, tmp: tempfile::tempdir().unwrap() }
     }
 
     fn bash(&mut self, command: &str) -> String {
         assert!(command.len() < 128 << 10, "a command of {} bytes", command.len());
-        let ran = Command::new("bash").args(["-c", command]).current_dir(&self.dir).env("PATH", path()).output().unwrap();
+        let ran = Command::new("bash").args(["-c", command]).current_dir(&self.dir).env("TMPDIR", self.tmp.path()).output().unwrap();
         let output = String::from_utf8_lossy(&[ran.stdout, ran.stderr].concat()).into_owned();
         if self.lose.as_ref().is_some_and(|mark| output.contains(mark)) {
             self.lose = None;
@@ -97,10 +98,6 @@ impl Sandbox {
             other => panic!("{other}"),
         }
     }
-}
-
-fn path() -> String {
-    std::env::var("PATH").unwrap()
 }
 
 /// What came of an episode.
