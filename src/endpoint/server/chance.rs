@@ -24,19 +24,19 @@ impl Rng {
         Rng(mix(self.0 ^ mix(n.wrapping_add(STEP))))
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(STEP);
         mix(self.0)
     }
 
     /// From 0 up to, not including, `n`; 0 where `n` is 0.
     pub fn below(&mut self, n: usize) -> usize {
-        if n == 0 { 0 } else { (self.next() % n as u64) as usize }
+        if n == 0 { 0 } else { (self.draw() % n as u64) as usize }
     }
 
     /// From 0 up to, not including, 1.
     pub fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+        (self.draw() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
@@ -78,10 +78,10 @@ mod tests {
 
     #[test]
     fn chance_follows_from_the_seed() {
-        let draw = |seed| (0..4).map(|_| 0).scan(Rng::new(seed), |r, _: i32| Some(r.next())).collect::<Vec<_>>();
+        let draw = |seed| (0..4).map(|_| 0).scan(Rng::new(seed), |r, _: i32| Some(r.draw())).collect::<Vec<_>>();
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
-        assert_ne!(Rng::new(1).fork(0).next(), Rng::new(1).fork(1).next());
+        assert_ne!(Rng::new(1).fork(0).draw(), Rng::new(1).fork(1).draw());
         let mean = (0..1000).map(|n| Rng::new(7).fork(n).unit()).sum::<f64>() / 1000.0;
         assert!((0.45..0.55).contains(&mean), "{mean}");
     }

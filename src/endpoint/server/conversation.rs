@@ -44,10 +44,15 @@ impl<'a> Conversation<'a> {
         self.messages.iter().filter(|m| m.role == "assistant").filter(done).count()
     }
 
+    /// What the tools answered, in order.
+    pub fn observations(&self) -> impl Iterator<Item = &'a str> {
+        let after = self.messages.iter().skip_while(|m| m.role != "assistant");
+        after.filter(|m| m.role != "assistant").map(Message::text)
+    }
+
     /// `mark` is in an observation.
     #[must_use]
     pub fn observed(&self, mark: &str) -> bool {
-        let after = self.messages.iter().skip_while(|m| m.role != "assistant");
-        after.filter(|m| m.role != "assistant").any(|m| m.text().contains(mark))
+        self.observations().any(|text| text.contains(mark))
     }
 }

@@ -191,13 +191,30 @@ fn json_reply(body: impl Into<Vec<u8>>) -> Reply {
     full(200, "application/json", body.into())
 }
 
-fn refusal(status: u16, message: &str, code: Option<&str>) -> Reply {
-    let kind = match status {
-        429 => "rate_limit_error",
-        500.. => "server_error",
-        _ => "invalid_request_error",
-    };
-    full(status, "application/json", reply::error(message, kind, code))
+/// An answer that is no completion.
+struct Refusal {
+    status: u16,
+    message: String,
+    code: Option<&'static str>,
+}
+
+fn refuse(status: u16, message: impl Into<String>, code: Option<&'static str>) -> Refusal {
+    Refusal { status, message: message.into(), code }
+}
+
+impl From<Refusal> for Reply {
+    fn from(Refusal { status, message, code }: Refusal) -> Reply {
+        let kind = match status {
+            429 => "rate_limit_error",
+            500.. => "server_error",
+            _ => "invalid_request_error",
+        };
+        full(status, "application/json", reply::error(&message, kind, code))
+    }
+}
+
+fn refusal(status: u16, message: &str, code: Option<&'static str>) -> Reply {
+    refuse(status, message, code).into()
 }
 
 /// The first half of `body` under the length of the whole.
@@ -251,7 +268,7 @@ impl Core {
         let fault = fault::draw(&self.settings.faults, self.settings.seed, number);
         let completion = match self.complete(&body, number, fault) {
             Ok(completion) => completion,
-            Err(refusal) => return Some(refusal),
+            Err(refusal) => return Some(refusal.into()),
         };
         drop(body);
         let Settings { latency_ms, stall_ms, retry_after_s, .. } = self.settings;
@@ -266,7 +283,7 @@ impl Core {
             }
             Some(FaultKind::InternalError) => return Some(refusal(500, "The server had an error while processing your request.", None)),
             Some(FaultKind::Unavailable) => return Some(refusal(503, "The server is overloaded. Please try again later.", None)),
-            Some(FaultKind::Overflow) => return Some(self.overflow(completion.tokens.prompt, true)),
+            Some(FaultKind::Overflow) => return Some(self.overflow(completion.tokens.prompt, true).into()),
             Some(FaultKind::Reset) => return None,
             Some(FaultKind::Stall) => {
                 sleep(Duration::from_millis(stall_ms)).await;
@@ -285,20 +302,20 @@ impl Core {
         })
     }
 
-    fn complete(&self, bytes: &[u8], number: u64, fault: Option<FaultKind>) -> Result<Completion, Reply> {
+    fn complete(&self, bytes: &[u8], number: u64, fault: Option<FaultKind>) -> Result<Completion, Refusal> {
         let broken = |what: String| {
             tracing::warn!("request {number} breaks the protocol: {what}");
             self.stats.violation(&what);
-            refusal(400, &what, None)
+            refuse(400, what, None)
         };
         let body: Body<'_> = serde_json::from_slice(bytes).map_err(|e| broken(format!("the request is not as it should be: {e}")))?;
         if body.stream == Some(true) {
-            return Err(refusal(400, "`stream` is not supported here: ask without it", None));
+            return Err(refuse(400, "`stream` is not supported here: ask without it", None));
         }
         let settings = &self.settings;
         if settings.model_name.as_ref().is_some_and(|name| *name != body.model) {
             let message = format!("The model `{}` does not exist or you do not have access to it.", body.model);
-            return Err(refusal(404, &message, Some("model_not_found")));
+            return Err(refuse(404, message, Some("model_not_found")));
         }
         let tools = body.tools.map(serde_json::value::RawValue::get).filter(|t| *t != "null");
         let toolset = self.toolsets.get(tools).map_err(broken)?;
@@ -316,14 +333,14 @@ impl Core {
         Ok(Completion { body: reply::completion(reply, &talk, &frame, &mut tokens), tokens })
     }
 
-    fn play(&self, talk: &Conversation<'_>) -> Result<Move, Reply> {
+    fn play(&self, talk: &Conversation<'_>) -> Result<Move, Refusal> {
         let Settings { script, seed, wander_turns, .. } = self.settings;
         if script == Script::Noop {
             return Ok(policy::noop(talk));
         }
         let play = match self.playbook.find(talk.prompt()) {
             Ok(play) => play,
-            Err(unknown) if script == Script::Gold => return Err(refusal(400, &unknown.to_string(), Some("unknown_instance"))),
+            Err(unknown) if script == Script::Gold => return Err(refuse(400, unknown.to_string(), Some("unknown_instance"))),
             Err(_) => Arc::new(Play::unknown()),
         };
         let rng = Rng::new(seed).fork(talk.key());
@@ -336,13 +353,13 @@ impl Core {
     }
 
     /// `as_if`: the prompt is refused though it would fit.
-    fn overflow(&self, tokens: u64, as_if: bool) -> Reply {
+    fn overflow(&self, tokens: u64, as_if: bool) -> Refusal {
         let limit = if as_if { tokens.saturating_sub(1) } else { self.settings.max_context_tokens };
         let message = format!(
             "This model's maximum context length is {limit} tokens. However, your messages resulted in {tokens} tokens. \
              Please reduce the length of the messages."
         );
-        refusal(400, &message, Some("context_length_exceeded"))
+        refuse(400, message, Some("context_length_exceeded"))
     }
 }
 

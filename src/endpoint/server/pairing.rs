@@ -89,7 +89,7 @@ pub fn check(messages: &[Message], rules: Rules) -> Result<Digest, String> {
     let end = match before {
         None => Err("there are none".to_owned()),
         Some("user" | "tool") => open.closed(),
-        Some(role) => Err(format!("the last one is of role {role}, nothing is asked")),
+        Some(role) => open.closed().and_then(|()| Err(format!("the last one is of role {role}, nothing is asked"))),
     };
     end.map(|()| digest).map_err(|e| format!("messages: {e}"))
 }

@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_cut_reply_ends_within_its_call() {
-        let native = Toolset { inline: false, ..Toolset::inline() };
+        let native = Toolset::scale_swe(false);
         let (whole, _) = body(&native, replace(&native), false);
         let (cut, tokens) = body(&native, replace(&native), true);
         let arguments = |body: &Value| body["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"].as_str().unwrap().to_owned();

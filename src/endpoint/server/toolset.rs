@@ -16,8 +16,9 @@ pub enum Want {
     /// Lines of a file, 1-based and inclusive.
     View {
         path: String,
-        from: u64,
-        to: u64,
+        from: i64,
+        /// -1: to the end.
+        to: i64,
     },
     Create {
         path: String,
@@ -69,6 +70,8 @@ const OLD: &[&str] = &["old_str", "old", "old_text", "old_string"];
 const NEW: &[&str] = &["new_str", "new", "new_text", "new_string"];
 const TEXT: &[&str] = &["file_text", "content", "text", "contents"];
 const RANGE: &[&str] = &["view_range", "range", "lines"];
+const FIRST: &[&str] = &["first", "start", "start_line"];
+const LAST: &[&str] = &["last", "end", "end_line"];
 const PATTERN: &[&str] = &["pattern", "query", "regex"];
 const THOUGHT: &[&str] = &["thought", "thoughts"];
 
@@ -154,9 +157,13 @@ impl Toolset {
         Ok(Toolset { tools: schemas.into_iter().map(tool).collect(), inline: false })
     }
 
-    /// The tools of scaffold `scale-swe`, whose calls are written into the text.
+    /// The tools of scaffold `scale-swe`, for calls that are written into the text.
     #[must_use]
     pub fn inline() -> Self {
+        Toolset::scale_swe(true)
+    }
+
+    pub(super) fn scale_swe(inline: bool) -> Self {
         let field = |name: &str, kind: &str, required| Field { name: name.into(), kind: kind.into(), choices: Vec::new(), required };
         let text = |name: &str| field(name, "string", false);
         let operations = ["view", "create", "str_replace", "insert", "undo_edit"].map(str::to_owned).to_vec();
@@ -169,7 +176,7 @@ impl Toolset {
             tool("think", vec![text("thought")]),
             tool("finish", Vec::new()),
         ];
-        Toolset { tools, inline: true }
+        Toolset { tools, inline }
     }
 
     fn shell(&self) -> Option<&Tool> {
@@ -214,7 +221,9 @@ impl Toolset {
     pub fn call(&self, want: &Want) -> Option<Call> {
         self.direct(want).or_else(|| {
             let command = match want {
-                Want::View { path, from, to } => format!("sed -n {from},{to}p {}", quoted(path)),
+                Want::View { path, from, to } => {
+                    format!("sed -n {from},{}p {}", if *to < 0 { "$".into() } else { to.to_string() }, quoted(path))
+                }
                 Want::Create { path, text } => format!("printf %s {} > {}", quoted(text), quoted(path)),
                 Want::Search { pattern, path } => format!("grep -rnE -m 5 -e {} {} | head -n 40", quoted(pattern), quoted(path)),
                 _ => return None,
@@ -235,7 +244,16 @@ impl Toolset {
                 given.extend(timeout.filter(|_| tool.field(TIMEOUT).is_some()).map(|t| (TIMEOUT, json!(t))));
                 tool.call(None, given)
             }
-            Want::View { path, from, to } => edit(&["view", "read"], vec![(PATH, json!(path)), (RANGE, json!([from, to]))]),
+            Want::View { path, from, to } => {
+                let in_one = self.edits()?.field(RANGE).is_some();
+                let mut given = vec![(PATH, json!(path))];
+                match (in_one, *to) {
+                    (true, _) => given.push((RANGE, json!([from, to]))),
+                    (false, -1) => given.push((FIRST, json!(from))),
+                    (false, _) => given.extend([(FIRST, json!(from)), (LAST, json!(to))]),
+                }
+                edit(&["view", "read"], given)
+            }
             Want::Create { path, text } => edit(&["create", "write"], vec![(PATH, json!(path)), (TEXT, json!(text))]),
             Want::Undo { path } => edit(&["undo_edit", "undo"], vec![(PATH, json!(path))]),
             Want::Replace { path, old, new } => {
@@ -293,8 +311,10 @@ mod tests {
         let tools = json!([
             {"type": "function", "function": {"name": "bash", "parameters": {"type": "object", "required": ["command"], "properties":
                 {"command": {"type": "string"}, "timeout": {"type": "integer"}}}}},
-            {"type": "function", "function": {"name": "edit", "parameters": {"type": "object", "required": ["path", "old", "new"],
-                "properties": {"path": {"type": "string"}, "old": {"type": "string"}, "new": {"type": "string"}}}}},
+            {"type": "function", "function": {"name": "edit", "parameters": {"type": "object", "required": ["command", "path"],
+                "properties": {"command": {"type": "string", "enum": ["view", "create", "replace"]}, "path": {"type": "string"},
+                "first": {"type": "integer"}, "last": {"type": "integer"},
+                "old": {"type": "string"}, "new": {"type": "string"}}}}},
             {"type": "function", "function": {"name": "search", "parameters": {"type": "object", "required": ["by", "pattern"], "properties":
                 {"by": {"type": "string", "enum": ["name", "content"]}, "pattern": {"type": "string"}, "path": {"type": "string"}}}}},
             {"type": "function", "function": {"name": "submit", "parameters": {"type": "object", "properties": {}}}},
@@ -310,9 +330,11 @@ mod tests {
     fn wants_become_calls_of_what_is_offered() {
         let tools = sweroll();
         let call = |want| tools.call(&want).map(|c| (c.name.clone(), c.text().to_owned())).unwrap();
-        assert_eq!(call(view()), ("bash".into(), r#"{"command":"sed -n 1,9p 'a b'"}"#.into()));
+        assert_eq!(call(view()), ("edit".into(), r#"{"command":"view","path":"a b","first":1,"last":9}"#.into()));
+        let create = Want::Create { path: "f".into(), text: "it's".into() };
+        assert_eq!(call(create), ("bash".into(), r#"{"command":"printf %s 'it'\\''s' > 'f'"}"#.into()), "no field for the text");
         let replace = Want::Replace { path: "f".into(), old: "a".into(), new: "b".into() };
-        assert_eq!(call(replace), ("edit".into(), r#"{"path":"f","old":"a","new":"b"}"#.into()));
+        assert_eq!(call(replace), ("edit".into(), r#"{"command":"replace","path":"f","old":"a","new":"b"}"#.into()));
         let search = Want::Search { pattern: "x".into(), path: "/w".into() };
         assert_eq!(call(search), ("search".into(), r#"{"by":"content","pattern":"x","path":"/w"}"#.into()));
         assert_eq!(call(Want::Finish), ("submit".into(), "{}".into()));

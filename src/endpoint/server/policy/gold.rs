@@ -4,11 +4,10 @@
 //! What was said before decides the step, so a step whose call was cut is made again.
 
 use super::{
-    Move,
+    LOOK, Move, root,
     script::{commands, here},
 };
 use crate::endpoint::server::{
-    chance::Digest,
     conversation::Conversation,
     patch::{self, FilePatch},
     playbook::Play,
@@ -50,7 +49,19 @@ pub fn gold(talk: &Conversation<'_>, play: &Play) -> Move {
         (None, Some(step)) => ("That did not work as a whole. I apply what is missing.", step.as_slice()),
         (None, None) => ("The change could not be made. I submit what there is.", &[Want::Finish][..]),
     };
-    step.iter().fold(Move::say(say), |reply, want| reply.with(talk.tools.call(want)))
+    let root = root(talk, play);
+    step.iter().fold(Move::say(say), |reply, want| reply.with(talk.tools.call(&placed(want, root))))
+}
+
+/// A want of the plan, whose paths are relative, in the repository at `root`.
+fn placed(want: &Want, root: &str) -> Want {
+    let at = |path: &str| format!("{root}/{path}");
+    match want.clone() {
+        Want::Shell { command, timeout: Some(s) } => shell(format!("cd {} && {command}", quoted(root)), Some(s)),
+        Want::View { path, from, to } => Want::View { path: at(&path), from, to },
+        Want::Replace { path, old, new } => Want::Replace { path: at(&path), old, new },
+        other => other,
+    }
 }
 
 fn say(step: &[Want]) -> &'static str {
@@ -66,14 +77,14 @@ impl Plan {
     fn new(play: &Play, edits: bool, inline: bool) -> Self {
         let files = patch::parse(&play.patch);
         let parts = Parts::new(play, files.as_deref(), if edits { MAX_EDITS } else { 0 }, inline);
-        let mut steps = vec![vec![shell(format!("cd {} && ls -la && git status --short | head -n 20", quoted(&play.workdir)), None)]];
+        let mut steps = vec![vec![shell(LOOK.into(), None)]];
         steps.extend(parts.view.into_iter().map(|view| vec![view]));
         steps.extend(parts.edits.chunks(if inline { 1 } else { BATCH }).map(<[Want]>::to_vec));
         let run = |script: &str| commands(script).into_iter().map(|c| vec![shell(c, Some(APPLY_S))]).collect::<Vec<_>>();
-        let (script, mark) = apply(&play.workdir, &parts.ensure, &parts.rest, "golden change");
+        let (script, mark) = apply(&parts.ensure, &parts.rest, "golden change");
         steps.extend(run(&script));
         let all: Vec<_> = parts.ensure.into_iter().chain(parts.rest).collect();
-        let (script, again_mark) = apply(&play.workdir, &all, &[], "golden change, again");
+        let (script, again_mark) = apply(&all, &[], "golden change, again");
         Plan { steps, mark, again: run(&script), again_mark }
     }
 }
@@ -103,8 +114,8 @@ impl Parts {
         for file in files {
             let mut edited = vec![false; file.hunks.len()];
             if let Some(name) = file.path() {
-                let path = format!("{}/{name}", play.workdir.trim_end_matches('/'));
-                let first = file.hunks.first().map_or(1, patch::Hunk::old_start) as u64;
+                let path = name.to_owned();
+                let first = file.hunks.first().map_or(1, patch::Hunk::old_start).cast_signed() as i64;
                 parts.view.get_or_insert_with(|| Want::View { path: path.clone(), from: first.max(1), to: first + 20 });
                 for (at, edited) in edited.iter_mut().enumerate() {
                     let edit = file.edit(at).filter(|e| parts.edits.len() < max_edits && !(inline && (tags(&e.old) || tags(&e.new))));
@@ -128,20 +139,18 @@ fn tags(text: &str) -> bool {
 }
 
 /// A script that ensures some diffs and applies others, and the mark which it prints when all went well.
-fn apply(workdir: &str, ensure: &[String], rest: &[String], what: &str) -> (String, String) {
-    let file = format!("/tmp/golden-{:016x}.diff", ensure.iter().chain(rest).fold(Digest::default(), |d, p| d.add(p)).value());
-    let mut script = format!(
-        "(cd {dir} || exit 1\nn=0; bad=0\n\
-         add() {{ cat > {file}; n=$((n+1)); if git apply --whitespace=nowarn {file}; then echo \"part $n: applied\"; else echo \"part $n: FAILED\"; bad=1; fi; }}\n\
-         ensure() {{ cat > {file}; n=$((n+1)); if git apply -R --check --whitespace=nowarn {file} 2>/dev/null; then echo \"part $n: there\"; \
-         elif git apply --whitespace=nowarn {file}; then echo \"part $n: applied\"; else echo \"part $n: FAILED\"; bad=1; fi; }}\n",
-        dir = quoted(workdir),
+fn apply(ensure: &[String], rest: &[String], what: &str) -> (String, String) {
+    let mut script = String::from(
+        "(t=${TMPDIR:-/tmp}/golden-$$.diff; n=0; bad=0\n\
+         make() { if git apply --whitespace=nowarn $t; then echo \"part $n: applied\"; else echo \"part $n: FAILED\"; bad=1; fi; }\n\
+         add() { cat > $t; n=$((n+1)); make; }\n\
+         ensure() { cat > $t; n=$((n+1)); if git apply -R --check --whitespace=nowarn $t 2>/dev/null; then echo \"part $n: there\"; else make; fi; }\n",
     );
     for (verb, diffs) in [("ensure", ensure), ("add", rest)] {
         for diff in diffs {
             let _ = write!(script, "{verb} {}", here(diff));
         }
     }
-    let _ = write!(script, "rm -f {file}; [ $bad = 0 ] && echo \"{what}: all $n parts in place\")\n");
+    let _ = writeln!(script, "rm -f $t; [ $bad = 0 ] && echo \"{what}: all $n parts in place\")");
     (script, format!("{what}: all {} parts in place", ensure.len() + rest.len()))
 }

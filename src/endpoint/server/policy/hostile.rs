@@ -2,7 +2,7 @@
 //!
 //! Nothing here may harm a host: with the sandbox `local` these commands run on it.
 
-use super::{Answer, Call, Move};
+use super::{Answer, Call, LOOK, Move, root};
 use crate::endpoint::server::{
     chance::Rng,
     conversation::Conversation,
@@ -40,12 +40,13 @@ enum Trick {
     Escaped,
     KillsItsShell,
     KillsInit,
-    RuinsSession,
     ReadsInput,
     Traversal,
     Binary,
     Deep,
     OddNames,
+    /// Comes last: no command finds its programs after it.
+    RuinsSession,
 }
 
 impl Trick {
@@ -73,22 +74,25 @@ impl Trick {
         Trick::Escaped,
         Trick::KillsItsShell,
         Trick::KillsInit,
-        Trick::RuinsSession,
         Trick::ReadsInput,
         Trick::Traversal,
         Trick::Binary,
         Trick::Deep,
         Trick::OddNames,
+        Trick::RuinsSession,
     ];
 }
 
 #[must_use]
 pub fn hostile(talk: &Conversation<'_>, play: &Play, rng: &Rng) -> Move {
     let mut tricks = Trick::ALL;
-    rng.clone().shuffle(&mut tricks);
-    match tricks.get(talk.turn) {
-        Some(trick) => Hand { tools: talk.tools, dir: &play.workdir }.play(*trick),
-        None => Move::say("Enough.").with(talk.tools.call(&Want::Finish)),
+    let last = tricks.len() - 1;
+    rng.clone().shuffle(&mut tricks[..last]);
+    let hand = Hand { tools: talk.tools, dir: root(talk, play) };
+    match (talk.turn, talk.turn.checked_sub(1).and_then(|turn| tricks.get(turn))) {
+        (0, _) => Move::say("I look around.").with(hand.shell(LOOK)),
+        (_, Some(trick)) => hand.play(*trick),
+        (_, None) => Move::say("Enough.").with(talk.tools.call(&Want::Finish)),
     }
 }
 
@@ -148,8 +152,8 @@ impl Hand<'_> {
                 say().with(self.tools.call(&Want::Shell { command: "cat; read x; echo \"got $x\"".into(), timeout: Some(2) }))
             }
             Trick::Traversal => {
-                let up = format!("{}/../../../../../../../..", self.dir.trim_end_matches('/'));
-                let view = self.tools.call(&Want::View { path: format!("{up}/etc/hostname"), from: 1, to: -1i64 as u64 });
+                let up = format!("{}/../../../../../../../..", self.dir);
+                let view = self.tools.call(&Want::View { path: format!("{up}/etc/hostname"), from: 1, to: -1 });
                 say().with(view).with(self.tools.call(&Want::Create { path: format!("{up}/proc/hostile"), text: "x".into() }))
             }
             Trick::Binary => shell("head -c 4096 /dev/urandom; printf '\\377\\376\\000\\033[2J'"),

@@ -9,7 +9,7 @@ pub use gold::{GoldPlans, gold};
 pub use hostile::hostile;
 pub use wander::wander;
 
-use super::{conversation::Conversation, toolset::Want};
+use super::{conversation::Conversation, playbook::Play, toolset::Want};
 use serde_json::{Map, Value};
 
 /// A reply: some prose, then calls.
@@ -71,6 +71,18 @@ impl Move {
         self.calls.extend(call);
         self
     }
+}
+
+/// Before the working directory in the output of [`LOOK`].
+const WORKDIR: &str = "workdir=";
+/// The first command of a policy.
+const LOOK: &str = "echo \"workdir=$PWD\" && ls -la && git log --oneline | head -n 3";
+
+/// Where the repository is: a sandbox may have the instance's workdir below a root of its own.
+fn root<'a>(talk: &Conversation<'a>, play: &'a Play) -> &'a str {
+    let known = play.workdir.trim_end_matches('/');
+    let told = talk.observations().find_map(|text| text.split_once(WORKDIR)?.1.lines().next()).map(str::trim_end);
+    told.filter(|told| told.starts_with('/') && (play.id.is_none() || told.ends_with(known))).unwrap_or(known)
 }
 
 /// Submits nothing.

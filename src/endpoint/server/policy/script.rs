@@ -18,7 +18,7 @@ pub fn commands(script: &str) -> Vec<String> {
         return vec![script.to_owned()];
     }
     let packed = base64(&gzip(script.as_bytes()));
-    let file = format!("/tmp/golden-{:016x}", Digest::default().add(script).value());
+    let file = format!("${{TMPDIR:-/tmp}}/golden-{:016x}", Digest::default().add(script).value());
     let mut pieces: Vec<_> = packed.as_bytes().chunks(MAX_COMMAND).map(|c| String::from_utf8_lossy(c).into_owned()).collect();
     let last = pieces.pop().unwrap_or_default();
     let put = |(at, piece): (usize, &String)| format!("printf %s {} {} {file}", quoted(piece), if at == 0 { ">" } else { ">>" });

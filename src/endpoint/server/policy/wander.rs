@@ -1,6 +1,6 @@
 //! Explores: searches, views, harmless edits in a scratch file, test runs; then cleans up and submits.
 
-use super::Move;
+use super::{LOOK, Move, root};
 use crate::endpoint::server::{
     chance::Rng,
     conversation::Conversation,
@@ -15,8 +15,8 @@ const WORDS: [&str; 6] = ["def ", "class ", "import ", "return ", "raise ", "TOD
 #[must_use]
 pub fn wander(talk: &Conversation<'_>, play: &Play, rng: &Rng, turns: u64) -> Move {
     let turn = talk.turn as u64;
-    let dir = play.workdir.trim_end_matches('/');
-    let scratch = format!("{dir}/scratch_{:08x}.txt", rng.fork(u64::MAX).next() as u32);
+    let dir = root(talk, play);
+    let scratch = format!("{dir}/scratch_{:08x}.txt", rng.fork(u64::MAX).draw() as u32);
     let mut rng = rng.fork(turn);
     let shell = |command: String| Want::Shell { command, timeout: None };
     if turn >= turns {
@@ -28,8 +28,8 @@ pub fn wander(talk: &Conversation<'_>, play: &Play, rng: &Rng, turns: u64) -> Mo
         };
     }
     let word = WORDS[rng.below(WORDS.len())];
-    let search = Want::Search { pattern: word.to_owned(), path: dir.to_owned() };
-    let list = shell(format!("cd {} && ls -la && git log --oneline | head -n 5", quoted(dir)));
+    let search = Want::Search { pattern: word.to_owned(), path: ".".into() };
+    let list = shell(LOOK.into());
     let read = shell(format!("cd {} && f=$(git ls-files | sed -n {}p); wc -l \"$f\"; head -n 40 \"$f\"", quoted(dir), 1 + rng.below(20)));
     let created = String::from("first line\nsecond line\n");
     let wants = match turn % 6 {
