@@ -5,7 +5,7 @@ use crate::domain::{Failure, Instance, Kind};
 use crate::toolbox::protocol::End;
 
 /// The work itself, POSIX shell and git.
-const SCRIPT: &str = include_str!("scrub.sh");
+const SCRIPT: &str = include_str!("scrub/scrub.sh");
 
 /// Removes from the repository at `workdir` what leads beyond HEAD: refs (tags of the past stay), remotes, reflogs, stashes,
 /// replacements, pseudo refs, other worktrees' records, alternates, unreachable objects, and files lying in `.git` that are
@@ -15,9 +15,7 @@ const SCRIPT: &str = include_str!("scrub.sh");
 /// # Errors
 /// `Leak` where the verification fails or the scrub cannot be done; `NoSpace`, `SandboxLost`.
 pub async fn scrub(sandbox: &dyn Sandbox, instance: &Instance, timeout_s: u64) -> Result<(), Failure> {
-    let is_hash = instance.fix_commit.len() >= 40 && instance.fix_commit.bytes().all(|b| b.is_ascii_hexdigit());
-    let fix = if is_hash { instance.fix_commit.as_str() } else { "" };
-    let done = prepare::script(sandbox, sandbox.workdir(), timeout_s, format!("fix={fix}\n{SCRIPT}").as_bytes()).await?;
+    let done = prepare::script(sandbox, sandbox.workdir(), timeout_s, text(&instance.fix_commit).as_bytes()).await?;
     let how = match done.end {
         End::Exited(0) => return Ok(()),
         End::TimedOut => format!("the scrub passed its deadline of {timeout_s} s (scrub_timeout_s)"),
@@ -27,3 +25,11 @@ pub async fn scrub(sandbox: &dyn Sandbox, instance: &Instance, timeout_s: u64) -
     let kind = if done.ran_out_of_space() { Kind::NoSpace } else { Kind::Leak };
     Err(Failure::new(kind, format!("the future of {} may be reachable: {how}: {}", sandbox.workdir(), done.tail(2000).trim())))
 }
+
+fn text(fix_commit: &str) -> String {
+    let is_hash = fix_commit.len() >= 40 && fix_commit.bytes().all(|b| b.is_ascii_hexdigit());
+    format!("fix={}\n{SCRIPT}", if is_hash { fix_commit } else { "" })
+}
+
+#[cfg(test)]
+mod tests;

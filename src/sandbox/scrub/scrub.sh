@@ -7,9 +7,18 @@ GIT_NO_REPLACE_OBJECTS=1 GIT_OPTIONAL_LOCKS=0
 export GIT_NO_REPLACE_OBJECTS GIT_OPTIONAL_LOCKS
 git() { command git -c safe.directory='*' -c core.fsmonitor=false -c gc.auto=0 -c core.hooksPath=/dev/null "$@"; }
 
-up=$PWD
-while [ ! -e "$up/.git" ] && [ -n "$up" ]; do up=${up%/*}; done
-[ -e "$up/.git" ] || exit 0
+# Never beyond the working directory: what lies above can be somebody else's.
+up=$(pwd -P)
+GIT_CEILING_DIRECTORIES=${up%/*}
+GIT_CEILING_DIRECTORIES=${GIT_CEILING_DIRECTORIES:-/}
+export GIT_CEILING_DIRECTORIES
+if [ ! -e .git ]; then
+  while [ -n "$up" ]; do
+    up=${up%/*}
+    [ ! -e "$up/.git" ] || leak "$PWD lies inside the repository $up: make that the instance's workdir"
+  done
+  exit 0
+fi
 command -v git >/dev/null || leak "there is a repository, but no git in the image to scrub it with"
 dir=$(git rev-parse --absolute-git-dir)
 common=$(cd "$(git rev-parse --git-common-dir)" && pwd -P)
