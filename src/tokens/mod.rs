@@ -3,9 +3,18 @@
 mod added;
 mod classes;
 mod hf;
+pub mod mask;
+mod pyjson;
+pub mod report;
+pub mod scan;
 mod split;
+pub mod template;
 mod tiktoken;
 mod tokenizer;
 mod vocab;
 
+pub use mask::{ByRole, Counter, Counts};
+pub use report::{Report, ShardTokens};
+pub use scan::{ScanError, ScanSettings, scan};
+pub use template::{Target, TemplateError};
 pub use tokenizer::{Tokenizer, TokenizerError};

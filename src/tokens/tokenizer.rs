@@ -190,6 +190,26 @@ impl Tokenizer {
         count
     }
 
+    /// Tokens of the text, and those of them that do not lie wholly in its first `header` bytes. The header must be its own normal form.
+    #[must_use]
+    pub fn count_after(&self, text: &str, header: usize) -> (u64, u64) {
+        let (mut count, mut inside, mut end) = (0, 0, 0);
+        self.each(text, &mut |id| {
+            count += 1;
+            if end < header {
+                end += self.len(id);
+                inside += u64::from(end <= header);
+            }
+        });
+        (count, count - inside)
+    }
+
+    /// Bytes of text that a token stands for.
+    fn len(&self, id: u32) -> usize {
+        let is_added = |added: &Added| added.tokens().iter().find(|token| token.id == id).map(|token| token.content.len());
+        is_added(&self.parts.added).or_else(|| is_added(&self.parts.added_normalized)).unwrap_or_else(|| self.token(id).len())
+    }
+
     /// Ids of the text, as [`Tokenizer::count`] counts them.
     #[must_use]
     pub fn encode(&self, text: &str) -> Vec<u32> {
