@@ -138,12 +138,13 @@ struct Draft {
 /// What keeps a run from beginning: no daemon, wrong key, unknown model.
 pub async fn run(
     store: Store,
-    settings: Settings,
+    mut settings: Settings,
     only: Option<Vec<EpisodeId>>,
     emit: Emit,
     stop: mpsc::Receiver<Stop>,
 ) -> Result<Report, Failure> {
     let run = store.dir().info().run.clone();
+    settings.grading.prepare = settings.sandbox.prepare.clone();
     let provider: Arc<dyn Provider> = match settings.sandbox.backend {
         Backend::Docker => Arc::new(Docker::connect(settings.sandbox.docker.clone()).await?),
         Backend::Local => Arc::new(Local::new(settings.sandbox.local.clone())),
@@ -162,7 +163,6 @@ pub async fn run(
         scaffold: Arc::new(scaffold),
         limits: settings.agent.clone(),
         exclude: settings.sandbox.prepare.exclude.clone().into(),
-        max_diff_bytes: settings.grading.max_diff_bytes,
         emit: Arc::clone(&emit),
     };
     let engine = Arc::new(Engine {
@@ -348,13 +348,12 @@ impl Engine {
         if !trajectory.messages.is_empty() {
             let counter = self.counter.clone();
             let counted = tokio::task::spawn_blocking(move || {
-                let counts = counter.count(&trajectory.messages, &trajectory.tools);
-                (trajectory, counts)
+                if let Err(error) = counter.fill(&mut trajectory) {
+                    tracing::warn!(id = %trajectory.trajectory_id, %error, "tokens not counted");
+                }
+                trajectory
             });
-            let (back, counts) = counted.await.map_err(|e| Failure::new(Kind::Panic, format!("counting tokens: {e}")))?;
-            trajectory = back;
-            trajectory.num_tokens = counts.total as i64;
-            trajectory.num_loss_tokens = counts.loss as i64;
+            trajectory = counted.await.map_err(|e| Failure::new(Kind::Panic, format!("counting tokens: {e}")))?;
         }
         let outcome = outcome(&trajectory, counts).map_err(|e| Failure::new(Kind::Panic, format!("the record of {id}: {e}")))?;
         let stream = stream(&outcome);

@@ -6,5 +6,5 @@ fn main() -> ExitCode {
     if args.get(1).is_some_and(|word| word == "toolbox") {
         return sweroll::toolbox::main(&args[2..]);
     }
-    ExitCode::SUCCESS
+    sweroll::cli::main()
 }

@@ -26,7 +26,7 @@ use std::{
 };
 
 /// Where entries become durable.
-pub trait Spool: Send {
+pub trait Spool: Send + Sync {
     fn append<'a>(&'a mut self, entry: &'a Entry) -> BoxFuture<'a, Result<(), Failure>>;
 }
 
@@ -38,8 +38,6 @@ pub struct Shared {
     pub limits: Limits,
     /// Pathspecs left out of the diff.
     pub exclude: Arc<[String]>,
-    /// Bytes of a diff; a larger one is a failure of class `model`.
-    pub max_diff_bytes: u64,
     pub emit: Arc<dyn Fn(EventKind) + Send + Sync>,
 }
 
@@ -311,7 +309,7 @@ impl Runner<'_> {
             workdir: self.sandbox.workdir().to_owned(),
             tree: self.transcript.begun.base_tree.clone(),
             exclude: self.shared.exclude.to_vec(),
-            max: self.shared.max_diff_bytes,
+            max: self.shared.limits.diff_bytes,
         };
         match self.sandbox.toolbox().call(op, &[]).await {
             Ok((_, diff)) => String::from_utf8(diff.into()).map_err(|e| Failure::new(Kind::SandboxLost, format!("the toolbox sent a diff that is not UTF-8: {e}"))),

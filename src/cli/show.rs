@@ -1,6 +1,6 @@
 //! `sweroll show`: one trajectory, to read as its trainer would.
 
-use super::{CliError, Format, Outcome, print, render};
+use super::{CliError, Outcome, print, render};
 use crate::{
     domain::{EpisodeId, Message, Role, Trajectory},
     store::View,

@@ -2,31 +2,6 @@
 
 use std::collections::BTreeSet;
 
-/// Pathspecs (git's `glob` form, from the top of the work tree) that no fix needs and that tools leave behind.
-/// `build`, `dist`, `venv` and compiled extensions are not here: they can be source, or what a fix was built into.
-pub const EXCLUDE: [&str; 19] = [
-    "**/__pycache__/**",
-    "**/*.pyc",
-    "**/*.pyo",
-    "**/.pytest_cache/**",
-    "**/.mypy_cache/**",
-    "**/.ruff_cache/**",
-    "**/.hypothesis/**",
-    "**/.tox/**",
-    "**/.nox/**",
-    "**/.venv/**",
-    "**/node_modules/**",
-    "**/.eggs/**",
-    "**/.coverage",
-    "**/.coverage.*",
-    "**/htmlcov/**",
-    "**/.ipynb_checkpoints/**",
-    "**/.DS_Store",
-    // Below the top they can be test data of packaging tools.
-    "*.egg-info/**",
-    "src/*.egg-info/**",
-];
-
 /// Default limit of a model's diff, bytes.
 pub const MAX_DIFF_BYTES: u64 = 8 << 20;
 

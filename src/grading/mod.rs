@@ -25,6 +25,8 @@ pub struct Settings {
     pub output_tail_bytes: usize,
     /// Bytes of the report read; what lies beyond counts as missing.
     pub report_max_bytes: usize,
+    /// As the agent's sandbox is prepared; the engine sets it, so that the two cannot differ.
+    #[serde(skip)]
     pub prepare: prepare::Settings,
 }
 

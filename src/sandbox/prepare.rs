@@ -6,6 +6,31 @@ use crate::toolbox::client::{Toolbox, ToolboxError};
 use crate::toolbox::protocol::{Answer, Command, End, Op, OpError, Run};
 use serde::{Deserialize, Serialize};
 
+/// Pathspecs (git's `glob` form, from the top of the work tree) that no fix needs and that tools leave behind.
+/// `build`, `dist`, `venv` and compiled extensions are not here: they can be source, or what a fix was built into.
+pub const EXCLUDE: [&str; 19] = [
+    "**/__pycache__/**",
+    "**/*.pyc",
+    "**/*.pyo",
+    "**/.pytest_cache/**",
+    "**/.mypy_cache/**",
+    "**/.ruff_cache/**",
+    "**/.hypothesis/**",
+    "**/.tox/**",
+    "**/.nox/**",
+    "**/.venv/**",
+    "**/node_modules/**",
+    "**/.eggs/**",
+    "**/.coverage",
+    "**/.coverage.*",
+    "**/htmlcov/**",
+    "**/.ipynb_checkpoints/**",
+    "**/.DS_Store",
+    // Below the top they can be test data of packaging tools.
+    "*.egg-info/**",
+    "src/*.egg-info/**",
+];
+
 /// Bounds of the preparation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -20,7 +45,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        let exclude = crate::grading::hygiene::EXCLUDE.map(str::to_owned).to_vec();
+        let exclude = EXCLUDE.map(str::to_owned).to_vec();
         Settings { pre_commands_timeout_s: 600, scrub_timeout_s: 600, exclude }
     }
 }
