@@ -327,6 +327,13 @@ async fn connections_are_kept() {
 }
 
 #[tokio::test]
+async fn a_host_may_have_a_name() {
+    let server = Server::new(Duration::ZERO, |_, _, _| good()).await;
+    let (client, _) = client(Settings { url: server.url.replace("127.0.0.1", "localhost"), ..server.settings() });
+    assert_eq!(complete(&client).await.unwrap().tries, 1);
+}
+
+#[tokio::test]
 async fn what_is_final_is_asked_once_and_shows_no_key() {
     for (status, body, kind) in [
         (401, format!(r#"{{"error":{{"message":"Incorrect API key provided: {KEY}. Find yours"}}}}"#), Kind::Unauthorized),

@@ -183,7 +183,7 @@ impl OpenAi {
                 )
             }
             Kind::EndpointRefused => {
-                format!("{at} refuses the request to {model:?} ({trouble}): check endpoint.sampling and endpoint.extra_body")
+                format!("{at} refuses the request to {model:?} ({trouble}): check endpoint.sampling, extra_body and send_reasoning")
             }
             _ => format!(
                 "{at} gave no usable reply in {tries} requests over {:.0} s; the last: {trouble}. See that it is up, then rerun",

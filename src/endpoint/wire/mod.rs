@@ -1,5 +1,6 @@
 //! The chat completions protocol in its dialects: OpenAI's, DeepSeek's, vLLM's and SGLang's.
 
+mod calls;
 mod reply;
 mod request;
 

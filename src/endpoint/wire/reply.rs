@@ -1,9 +1,10 @@
 //! A reply's body, read leniently: hosts differ in what they leave out, and each thing that the model said must survive.
 
-use crate::domain::{Message, Role, ToolCall, transcript::Usage};
+use super::calls::{Call, with_ids};
+use crate::domain::{Message, Role, transcript::Usage};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, value::RawValue};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 /// A completion.
 #[derive(Debug, Clone, PartialEq)]
@@ -96,7 +97,7 @@ fn parse(text: &str, earlier: &[Message]) -> Result<Reply, Broken> {
         (Some(raw), _) if raw.get() != "null" && raw.get() != "[]" => decode::<Vec<Call<'_>>>("tool_calls", raw.get())?,
         (_, Some(raw)) if raw.get() != "null" => {
             let function = decode("function_call", raw.get())?;
-            vec![Call { id: String::new(), function }]
+            vec![Call::without_id(function)]
         }
         _ => Vec::new(),
     };
@@ -149,7 +150,7 @@ fn whole_surrogates(text: &str) -> String {
     whole
 }
 
-fn decode<'a, T: Deserialize<'a>>(what: &str, json: &'a str) -> Result<T, Broken> {
+pub(super) fn decode<'a, T: Deserialize<'a>>(what: &str, json: &'a str) -> Result<T, Broken> {
     serde_json::from_str(json).map_err(|e| Broken::Unreadable(format!("{what} cannot be read: {e}")))
 }
 
@@ -209,63 +210,6 @@ impl Parts {
     }
 }
 
-#[derive(Deserialize)]
-struct Call<'a> {
-    #[serde(default, deserialize_with = "text")]
-    id: String,
-    #[serde(default, borrow)]
-    function: Function<'a>,
-}
-
-#[derive(Deserialize, Default)]
-struct Function<'a> {
-    #[serde(default, deserialize_with = "text")]
-    name: String,
-    #[serde(default, borrow)]
-    arguments: Option<&'a RawValue>,
-}
-
-impl Function<'_> {
-    /// The text that the model wrote; the compact JSON of it where a host sends it parsed.
-    fn arguments(&self) -> Result<String, Broken> {
-        match self.arguments.map(RawValue::get) {
-            None => Ok(String::new()),
-            Some(json) if json.starts_with('"') => decode("arguments", json),
-            Some(json) => Ok(compact(json)),
-        }
-    }
-}
-
-/// JSON without the white space between its tokens; numbers stay as they are written.
-fn compact(json: &str) -> String {
-    let (mut in_string, mut escaped) = (false, false);
-    let kept = json.chars().filter(|c| {
-        let keep = in_string || !c.is_ascii_whitespace();
-        if *c == '"' && !escaped {
-            in_string = !in_string;
-        }
-        escaped = in_string && *c == '\\' && !escaped;
-        keep
-    });
-    kept.collect()
-}
-
-fn with_ids(calls: Vec<Call<'_>>, earlier: &[Message]) -> Result<Vec<ToolCall>, Broken> {
-    let mut taken: HashSet<String> = match calls.is_empty() {
-        true => HashSet::new(),
-        false => earlier.iter().flat_map(|m| &m.tool_calls).map(|call| call.id.clone()).collect(),
-    };
-    let turn = earlier.iter().filter(|m| m.role == Role::Assistant).count();
-    let unique = |(at, call): (usize, Call<'_>)| {
-        let wanted = if call.id.is_empty() { format!("call_{turn}_{at}") } else { call.id };
-        let candidates = std::iter::once(wanted.clone()).chain((2_u32..).map(|n| format!("{wanted}_{n}")));
-        let id = candidates.into_iter().find(|id| !taken.contains(id)).unwrap_or(wanted);
-        taken.insert(id.clone());
-        Ok(ToolCall::new(id, call.function.name.as_str(), call.function.arguments()?))
-    };
-    calls.into_iter().enumerate().map(unique).collect()
-}
-
 /// OpenAI's dialect and DeepSeek's. None where the endpoint counted nothing.
 fn usage(usage: &Value) -> Option<Usage> {
     let count = |path: &str| -> Option<u64> {
@@ -306,7 +250,7 @@ fn said(value: &Value, depth: u8) -> Option<&str> {
 }
 
 /// A string, or the empty one where there is something else.
-fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Ok(match Value::deserialize(deserializer)? {
         Value::String(text) => text,
         Value::Number(number) => number.to_string(),
@@ -327,11 +271,6 @@ mod tests {
     fn reply(message: &str) -> Reply {
         let body = format!(r#"{{"model":"m","choices":[{{"message":{message},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":1}}}}"#);
         read(body.as_bytes(), &[]).unwrap()
-    }
-
-    fn arguments(arguments: &str) -> String {
-        let call = format!(r#"{{"tool_calls":[{{"id":"c","function":{{"name":"f","arguments":{arguments}}}}}]}}"#);
-        reply(&call).message.tool_calls.remove(0).function.arguments
     }
 
     #[test]
@@ -371,23 +310,6 @@ mod tests {
         let reply =
             reply(r#"{"role":"assistant","content":"a","refusal":null,"annotations":[],"reasoning_details":[{"id":1}],"audio":{}}"#);
         assert_eq!(Value::Object(reply.extra), json!({"reasoning_details": [{"id": 1}]}));
-    }
-
-    #[test]
-    fn arguments_stay_as_they_were_sent() {
-        assert_eq!(arguments(r#""{\"a\":  1e3, \"b\": \"x\\ny\"""#), r#"{"a":  1e3, "b": "x\ny""#);
-        assert_eq!(arguments(r#"{"b": 1e400, "a" : [ 1.0, "x \" y" ]}"#), r#"{"b":1e400,"a":[1.0,"x \" y"]}"#);
-        assert_eq!(arguments("null"), "");
-    }
-
-    #[test]
-    fn every_call_gets_an_id_of_its_own() {
-        let earlier = [Message { tool_calls: vec![ToolCall::new("a", "f", "")], ..Message::new(Role::Assistant, "") }];
-        let call = |id: &str| format!(r#"{{{id}"type":"function","function":{{"name":"f","arguments":"{{}}"}}}}"#);
-        let calls = [r#""id":"a","#, r#""id":"b","#, r#""id":"b","#, r#""id":"","#, r#""id":null,"#, "", r#""id":7,"#].map(call).join(",");
-        let body = format!(r#"{{"choices":[{{"message":{{"tool_calls":[{calls}]}}}}]}}"#);
-        let ids: Vec<_> = read(body.as_bytes(), &earlier).unwrap().message.tool_calls.into_iter().map(|c| c.id).collect();
-        assert_eq!(ids, ["a_2", "b", "b_2", "call_1_3", "call_1_4", "call_1_5", "7"]);
     }
 
     #[test]

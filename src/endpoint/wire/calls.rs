@@ -1,0 +1,117 @@
+//! The tool calls of a reply: their arguments as the model wrote them, each with an id that no other call has.
+
+use super::reply::{Broken, decode, text};
+use crate::domain::{Message, Role, ToolCall};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::collections::HashSet;
+
+/// One call as hosts send it.
+#[derive(Deserialize)]
+pub struct Call<'a> {
+    #[serde(default, deserialize_with = "text")]
+    id: String,
+    #[serde(default, borrow)]
+    function: Function<'a>,
+}
+
+/// What is called, and with what.
+#[derive(Deserialize, Default)]
+pub struct Function<'a> {
+    #[serde(default, deserialize_with = "text")]
+    name: String,
+    #[serde(default, borrow)]
+    arguments: Option<&'a RawValue>,
+}
+
+impl<'a> Call<'a> {
+    /// As the old `function_call` is.
+    pub fn without_id(function: Function<'a>) -> Self {
+        Call { id: String::new(), function }
+    }
+}
+
+impl Function<'_> {
+    /// The text that the model wrote; the compact JSON of it where a host sends it parsed.
+    fn arguments(&self) -> Result<String, Broken> {
+        match self.arguments.map(RawValue::get) {
+            None => Ok(String::new()),
+            Some(json) if json.starts_with('"') => decode("arguments", json),
+            Some(json) => Ok(compact(json)),
+        }
+    }
+}
+
+/// JSON without the white space between its tokens; numbers stay as they are written.
+fn compact(json: &str) -> String {
+    let (mut in_string, mut escaped) = (false, false);
+    let kept = json.chars().filter(|c| {
+        let keep = in_string || !c.is_ascii_whitespace();
+        if *c == '"' && !escaped {
+            in_string = !in_string;
+        }
+        escaped = in_string && *c == '\\' && !escaped;
+        keep
+    });
+    kept.collect()
+}
+
+/// A call keeps the id that its host gave it, unless it has none, or a call in `earlier` or before it has the same.
+///
+/// # Errors
+/// Where arguments are a string that cannot be read.
+pub fn with_ids(calls: Vec<Call<'_>>, earlier: &[Message]) -> Result<Vec<ToolCall>, Broken> {
+    if calls.is_empty() {
+        return Ok(Vec::new());
+    }
+    let turn = earlier.iter().filter(|m| m.role == Role::Assistant).count();
+    let mut taken: HashSet<String> = earlier.iter().flat_map(|m| &m.tool_calls).map(|call| call.id.clone()).collect();
+    let named = |(at, Call { id, function }): (usize, Call<'_>)| {
+        let base = if id.is_empty() { "call" } else { &id };
+        let mut unique = id.clone();
+        for n in 0_u32.. {
+            if !unique.is_empty() && !taken.contains(&unique) {
+                break;
+            }
+            unique = if n == 0 { format!("{base}_{turn}_{at}") } else { format!("{base}_{turn}_{at}_{n}") };
+        }
+        taken.insert(unique.clone());
+        Ok(ToolCall::new(unique, function.name.as_str(), function.arguments()?))
+    };
+    calls.into_iter().enumerate().map(named).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn calls(json: &str, earlier: &[Message]) -> Vec<ToolCall> {
+        with_ids(serde_json::from_str(json).unwrap(), earlier).unwrap()
+    }
+
+    #[test]
+    fn arguments_stay_as_they_were_sent() {
+        for (sent, kept) in [
+            (r#""{\"a\":  1e3, \"b\": \"x\\ny\"""#, r#"{"a":  1e3, "b": "x\ny""#),
+            (r#"{"b": 1e400, "a" : [ 1.0, "x \" y\\" ]}"#, r#"{"b":1e400,"a":[1.0,"x \" y\\"]}"#),
+            ("null", ""),
+            (r#""""#, ""),
+        ] {
+            let call = calls(&format!(r#"[{{"id":"c","function":{{"name":"f","arguments":{sent}}}}}]"#), &[]).remove(0);
+            assert_eq!(call, ToolCall::new("c", "f", kept), "{sent}");
+        }
+    }
+
+    #[test]
+    fn every_call_gets_an_id_of_its_own() {
+        let earlier = [Message { tool_calls: vec![ToolCall::new("a", "f", "")], ..Message::new(Role::Assistant, "") }];
+        let ids = |given: &[&str]| -> Vec<String> {
+            let function = r#""type":"function","function":{"name":"f","arguments":"{}"}"#;
+            let sent: Vec<_> = given.iter().map(|id| format!("{{{id}{function}}}")).collect();
+            calls(&format!("[{}]", sent.join(",")), &earlier).into_iter().map(|call| call.id).collect()
+        };
+        let given = [r#""id":"a","#, r#""id":"b","#, r#""id":"b","#, r#""id":"","#, r#""id":null,"#, "", r#""id":7,"#];
+        assert_eq!(ids(&given), ["a_1_0", "b", "b_1_2", "call_1_3", "call_1_4", "call_1_5", "7"]);
+        assert_eq!(ids(&[r#""id":"call_1_1","#, ""]), ["call_1_1", "call_1_1_1"]);
+    }
+}
