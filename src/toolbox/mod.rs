@@ -1,2 +1,16 @@
+//! The server inside the sandbox which performs the tool calls, and the engine's handle to it.
+//! Both ends are one binary: `sweroll toolbox` is the first process of every sandbox.
+
 pub mod client;
 pub mod protocol;
+
+mod edit;
+mod files;
+mod output;
+mod process;
+mod server;
+mod session;
+mod shell;
+mod text;
+
+pub use server::main;

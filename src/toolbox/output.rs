@@ -1,0 +1,197 @@
+//! What is kept of a command's output: the first bytes and the last, in constant memory; and the reader of what
+//! nobody waits for any more.
+
+use super::process::Child;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::{Errno, ioctl_fionread, read, write};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+const CHUNK: usize = 64 << 10;
+
+/// Head and tail of a byte stream within a cap.
+#[derive(Debug)]
+pub struct Kept {
+    cap: usize,
+    total: u64,
+    /// Up to `cap` bytes until it overflows, then `cap / 2`.
+    head: Vec<u8>,
+    /// Ring of the last bytes, written at `at`; empty until the overflow.
+    tail: Vec<u8>,
+    at: usize,
+}
+
+impl Kept {
+    pub fn new(cap: usize) -> Self {
+        Kept { cap, total: 0, head: Vec::new(), tail: Vec::new(), at: 0 }
+    }
+
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.total += bytes.len() as u64;
+        let fits = if self.tail.is_empty() { bytes.len().min(self.cap - self.head.len()) } else { 0 };
+        let (first, rest) = bytes.split_at(fits);
+        self.head.extend_from_slice(first);
+        if rest.is_empty() || self.cap == 0 {
+            return;
+        }
+        if self.tail.is_empty() {
+            // The head's second half was the tail so far.
+            self.tail = self.head.split_off(self.cap / 2);
+        }
+        let room = self.tail.len();
+        let rest = &rest[rest.len().saturating_sub(room)..];
+        let until_end = rest.len().min(room - self.at);
+        self.tail[self.at..self.at + until_end].copy_from_slice(&rest[..until_end]);
+        self.tail[..rest.len() - until_end].copy_from_slice(&rest[until_end..]);
+        self.at = (self.at + rest.len()) % room;
+    }
+
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// The bytes kept, and how many of them are the head.
+    pub fn finish(mut self) -> (Vec<u8>, u64) {
+        let head = self.head.len() as u64;
+        self.tail.rotate_left(self.at);
+        self.head.append(&mut self.tail);
+        (self.head, head)
+    }
+}
+
+/// How the reading of a command's output ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Watched {
+    Exited,
+    Deadline,
+}
+
+/// Reads `pipe` until `child` exits or the deadline passes, whether or not the pipe ends.
+pub fn watch(pipe: &OwnedFd, child: &Child, deadline: Option<Instant>, kept: &mut Kept) -> Watched {
+    let mut chunk = vec![0; CHUNK];
+    let mut open = true;
+    loop {
+        if child.status().is_some() {
+            return Watched::Exited;
+        }
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        if left == Some(Duration::ZERO) {
+            return Watched::Deadline;
+        }
+        let mut fds = [PollFd::from_borrowed_fd(child.exit_event(), PollFlags::IN), PollFd::new(pipe, PollFlags::IN)];
+        let watched = if open { &mut fds[..] } else { &mut fds[..1] };
+        if poll(watched, left.map(timespec).as_ref()).is_err() {
+            continue;
+        }
+        let exited = !fds[0].revents().is_empty();
+        if open && !exited && !fds[1].revents().is_empty() {
+            open = read_once(pipe, &mut chunk, kept);
+        }
+    }
+}
+
+/// Takes what is in the pipe at this moment; more may come from children in the background.
+pub fn take_ready(pipe: &OwnedFd, kept: &mut Kept) {
+    let mut left = ioctl_fionread(pipe).unwrap_or(0) as usize;
+    let mut chunk = vec![0; CHUNK.min(left)];
+    while left > 0 {
+        let room = chunk.len().min(left);
+        match read(pipe, &mut chunk[..room]) {
+            Ok(0) => return,
+            Ok(n) => {
+                kept.push(&chunk[..n]);
+                left -= n;
+            }
+            Err(Errno::INTR) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// False at the end of the pipe.
+fn read_once(pipe: &OwnedFd, chunk: &mut [u8], kept: &mut Kept) -> bool {
+    match read(pipe, &mut *chunk) {
+        Ok(0) => false,
+        Ok(n) => {
+            kept.push(&chunk[..n]);
+            true
+        }
+        Err(Errno::INTR | Errno::AGAIN) => true,
+        Err(_) => false,
+    }
+}
+
+/// A poll timeout, rounded up so that a wait does not spin through its last fraction.
+fn timespec(left: Duration) -> Timespec {
+    let left = left.min(Duration::from_secs(86_400)) + Duration::from_micros(50);
+    Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
+}
+
+/// Reads pipes that outlived their call and drops what comes, so that a background child neither blocks nor dies of SIGPIPE.
+#[derive(Debug)]
+pub struct Drain {
+    handed: Mutex<Vec<OwnedFd>>,
+    wake: OwnedFd,
+}
+
+impl Drain {
+    pub fn new() -> io::Result<Self> {
+        Ok(Drain { handed: Mutex::default(), wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)? })
+    }
+
+    pub fn take(&self, pipe: OwnedFd) {
+        self.handed.lock().unwrap_or_else(PoisonError::into_inner).push(pipe);
+        let _ = write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// Drains for ever; the body of the drain thread.
+    pub fn run(&self) {
+        let mut pipes: Vec<OwnedFd> = Vec::new();
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            pipes.append(&mut self.handed.lock().unwrap_or_else(PoisonError::into_inner));
+            let mut fds: Vec<PollFd<'_>> = vec![PollFd::new(&self.wake, PollFlags::IN)];
+            fds.extend(pipes.iter().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+            if poll(&mut fds, None).is_err() {
+                continue;
+            }
+            if !fds[0].revents().is_empty() {
+                let _ = read(&self.wake, &mut [0; 8]);
+            }
+            let ready: Vec<bool> = fds[1..].iter().map(|fd| !fd.revents().is_empty()).collect();
+            let mut ready = ready.into_iter();
+            pipes.retain(|pipe| match ready.next() {
+                Some(true) => !matches!(read(pipe, &mut chunk[..]), Ok(0)),
+                _ => true,
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn head_and_tail_are_the_stream_s_own(cap in 0usize..40, pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..50), 0..12)) {
+            let mut kept = Kept::new(cap);
+            pieces.iter().for_each(|piece| kept.push(piece));
+            let all: Vec<u8> = pieces.concat();
+            prop_assert_eq!(kept.total(), all.len() as u64);
+            let (bytes, head) = kept.finish();
+            if all.len() <= cap {
+                prop_assert_eq!(&bytes, &all);
+                prop_assert_eq!(head, all.len() as u64);
+            } else {
+                prop_assert_eq!(bytes.len(), cap);
+                prop_assert_eq!(head as usize, cap / 2);
+                prop_assert_eq!(&bytes[..cap / 2], &all[..cap / 2]);
+                prop_assert_eq!(&bytes[cap / 2..], &all[all.len() - (cap - cap / 2)..]);
+            }
+        }
+    }
+}

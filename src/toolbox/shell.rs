@@ -1,0 +1,273 @@
+//! Commands: started, watched to their end or their deadline, with what is kept of their output.
+//!
+//! A script reaches its shell through memory of the toolbox (`/proc/TOOLBOX/fd/N`), and so does the shell's state on its way
+//! back: no limit on its length, no file, no inherited descriptor for a script to close, and no copy of the script in the
+//! process list for a `pkill -f` to match.
+
+use super::output::{Drain, Kept, Watched, take_ready, watch};
+use super::process::{Child, MARK, Processes, Target};
+use super::protocol::{Command as What, End, MAX_BLOB, OpError, Ran, Run};
+use super::session::{self, Session, Variable};
+use rustix::fs::{Access, MemfdFlags, OFlags, access, fcntl_setfl, memfd_create};
+use rustix::pipe::{PipeFlags, pipe_with};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Holds the script between its reading and its evaluation, then is unset.
+pub const SCRIPT_VARIABLE: &str = "SWEROLL_SCRIPT";
+/// Most bytes of shell state read back.
+const MAX_STATE: u64 = 4 << 20;
+/// How long a killed process may take to be gone.
+const DEATH: Duration = Duration::from_secs(5);
+/// Where shells are, besides `PATH`.
+const SHELL_DIRS: [&str; 3] = ["/bin", "/usr/bin", "/usr/local/bin"];
+
+/// Runs commands, and keeps the session.
+#[derive(Debug)]
+pub struct Runner {
+    processes: Arc<Processes>,
+    drain: Arc<Drain>,
+    session: Mutex<Session>,
+    base: Vec<Variable>,
+    /// Preferred to those of the image.
+    shell: Option<PathBuf>,
+    calls: AtomicU64,
+    /// Tells this toolbox's marks from those of any other.
+    epoch: String,
+}
+
+/// A shell command, ready to be started.
+struct Prepared {
+    command: Command,
+    /// Where the shell leaves its state.
+    state: Option<File>,
+    /// Open until the shell has read it.
+    _script: Option<File>,
+}
+
+impl Runner {
+    pub fn new(processes: Arc<Processes>, drain: Arc<Drain>, cwd: PathBuf, shell: Option<PathBuf>) -> Self {
+        let base: Vec<Variable> = std::env::vars_os().collect();
+        let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        Runner {
+            processes,
+            drain,
+            session: Mutex::new(Session::new(cwd, base.clone())),
+            base,
+            shell,
+            calls: AtomicU64::new(0),
+            epoch: format!("{}.{}", std::process::id(), since.as_nanos()),
+        }
+    }
+
+    fn session(&self) -> MutexGuard<'_, Session> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `path` below the session's working directory, unless absolute.
+    pub fn resolve(&self, path: &str) -> PathBuf {
+        self.session().cwd.join(path)
+    }
+
+    pub fn run(&self, run: &Run, stdin: &[u8]) -> Result<(Ran, Vec<u8>), OpError> {
+        let carried = run.session && matches!(run.what, What::Shell(_));
+        let (cwd, note) = self.working_directory(run)?;
+        let mark = format!("{}.{}", self.epoch, self.calls.fetch_add(1, Ordering::Relaxed));
+        let mut prepared = prepare(&run.what, carried, self.shell.as_deref())?;
+        let command = &mut prepared.command;
+        command.env_clear().envs(if carried { self.session().env.clone() } else { self.base.clone() });
+        command.env("PWD", &cwd).envs(run.env.iter().map(|(n, v)| (n, v))).env(MARK, &mark).current_dir(&cwd);
+
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| failed("make a pipe", e.into()))?;
+        fcntl_setfl(&reader, OFlags::NONBLOCK).map_err(|e| failed("set up a pipe", e.into()))?;
+        let stderr = writer.try_clone().map_err(|e| failed("make a pipe", e))?;
+        command.stdin(input(stdin)?).stdout(writer).stderr(stderr);
+
+        let child = self.processes.spawn(command).map_err(|e| not_started(&e, &run.what, &cwd))?;
+        let begun = Instant::now();
+        // The command holds our end of the pipe until it goes.
+        let state = prepared.state.take();
+        drop(std::mem::replace(&mut prepared.command, Command::new("")));
+
+        let mut kept = Kept::new(run.output_cap.min(MAX_BLOB as u64 - 4096) as usize);
+        if let Some(note) = note {
+            kept.push(format!("[{note}]\n").as_bytes());
+        }
+        let deadline = begun.checked_add(Duration::from_millis(run.deadline_ms));
+        let killed =
+            watch(&reader, &child, deadline, &mut kept) == Watched::Deadline && self.processes.kill(Target { child: &child, mark: &mark });
+        if killed {
+            await_death(&child);
+        }
+        take_ready(&reader, &mut kept);
+        self.drain.take(reader);
+
+        let duration_ms = begun.elapsed().as_millis() as u64;
+        let end = match child.status() {
+            Some(status) if !killed => ending(status),
+            _ => End::TimedOut,
+        };
+        if let Some(state) = state
+            && end != End::TimedOut
+            && let Some(left) = read_state(state)
+        {
+            self.session().adopt(left, &run.env);
+        }
+        let total = kept.total();
+        let (output, head) = kept.finish();
+        let cwd = self.session().cwd.to_string_lossy().into_owned();
+        Ok((Ran { end, duration_ms, total, head, cwd }, output))
+    }
+
+    /// Where the command starts, and what to say about it.
+    fn working_directory(&self, run: &Run) -> Result<(PathBuf, Option<String>), OpError> {
+        if let Some(asked) = &run.cwd {
+            let cwd = self.resolve(asked);
+            return if cwd.is_dir() {
+                Ok((cwd, None))
+            } else {
+                Err(OpError::NotStarted { message: format!("the working directory {} does not exist", cwd.display()) })
+            };
+        }
+        let mut session = self.session();
+        let note = if run.session { session.note.take() } else { None };
+        if session.cwd.is_dir() {
+            return Ok((session.cwd.clone(), note));
+        }
+        let nearest = session.cwd.ancestors().find(|dir| dir.is_dir()).unwrap_or(Path::new("/")).to_owned();
+        let gone = format!("the working directory {} no longer exists; this command runs in {}", session.cwd.display(), nearest.display());
+        if run.session {
+            session.cwd.clone_from(&nearest);
+        }
+        Ok((nearest, Some(gone)))
+    }
+}
+
+fn prepare(what: &What, carried: bool, preferred: Option<&Path>) -> Result<Prepared, OpError> {
+    match what {
+        What::Exec(argv) => {
+            let (program, args) =
+                argv.split_first().ok_or_else(|| OpError::NotStarted { message: "an empty argument list names no program".into() })?;
+            let mut command = Command::new(program);
+            command.args(args);
+            Ok(Prepared { command, state: None, _script: None })
+        }
+        What::Shell(script) => {
+            if script.contains('\0') {
+                return Err(OpError::NotStarted { message: "the script holds a NUL byte, which no shell can take".into() });
+            }
+            let no_shell = || OpError::NotStarted { message: "the image has no shell: neither bash nor sh was found".into() };
+            let (shell, is_bash) = find_shell(preferred).ok_or_else(no_shell)?;
+            let source = memory("script", script.as_bytes())?;
+            let state = if carried { Some(memory("state", b"")?) } else { None };
+            let mut command = Command::new(shell);
+            command.arg("-c").arg(wrapper(is_bash, &path_of(&source), state.as_ref().map(path_of).as_deref()));
+            std::os::unix::process::CommandExt::arg0(&mut command, if is_bash { "bash" } else { "sh" });
+            Ok(Prepared { command, state, _script: Some(source) })
+        }
+    }
+}
+
+/// The text of `-c`. The state is left by an exit trap, and once more after the script in case it set a trap of its own.
+/// All on one line, so that line numbers in messages are the script's.
+fn wrapper(is_bash: bool, source: &str, state: Option<&str>) -> String {
+    let (read, eval) = if is_bash {
+        (
+            format!("IFS= read -r -d '' {SCRIPT_VARIABLE} <{source} || :; "),
+            format!("eval \"unset {SCRIPT_VARIABLE};${SCRIPT_VARIABLE}\n\"\n"),
+        )
+    } else {
+        (String::new(), format!(". {source}\n"))
+    };
+    let Some(state) = state else { return read + &eval };
+    let builtin = if is_bash { "builtin" } else { "command" };
+    let leave = format!("{{ {builtin} pwd; {builtin} export -p; }} 2>/dev/null >|{state}");
+    format!("trap '{leave}' EXIT; {read}{eval}SWEROLL_STATUS=$?; {{ {leave} || :; }} 2>/dev/null; exit $SWEROLL_STATUS")
+}
+
+/// The preferred one, else the first bash, else the first sh; and whether it is a bash.
+fn find_shell(preferred: Option<&Path>) -> Option<(PathBuf, bool)> {
+    if let Some(shell) = preferred {
+        return Some((shell.to_owned(), shell.file_name() == Some(OsStr::new("bash"))));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs: Vec<PathBuf> = SHELL_DIRS.iter().map(PathBuf::from).chain(std::env::split_paths(&path)).collect();
+    let find = |name: &str| dirs.iter().map(|dir| dir.join(name)).find(|file| file.is_absolute() && access(file, Access::EXEC_OK).is_ok());
+    find("bash").map(|bash| (bash, true)).or_else(|| find("sh").map(|sh| (sh, false)))
+}
+
+/// An anonymous file in memory, at its beginning.
+fn memory(name: &str, content: &[u8]) -> Result<File, OpError> {
+    let make = || -> io::Result<File> {
+        let mut file = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
+        file.write_all(content)?;
+        file.rewind()?;
+        Ok(file)
+    };
+    make().map_err(|e| failed("hold the command's input in memory", e))
+}
+
+/// By which a child opens a file of ours.
+fn path_of(file: &File) -> String {
+    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
+}
+
+fn input(stdin: &[u8]) -> Result<Stdio, OpError> {
+    if stdin.is_empty() {
+        return Ok(Stdio::null());
+    }
+    let file = memory("stdin", stdin)?;
+    // Read-only where the kernel lets us reopen it, so that a command cannot change its own input.
+    Ok(File::open(path_of(&file)).unwrap_or(file).into())
+}
+
+fn read_state(mut state: File) -> Option<session::Left> {
+    let mut dump = Vec::new();
+    state.rewind().ok()?;
+    state.take(MAX_STATE).read_to_end(&mut dump).ok()?;
+    session::parse(&dump)
+}
+
+fn await_death(child: &Child) {
+    let until = Instant::now() + DEATH;
+    while child.status().is_none() && Instant::now() < until {
+        let mut fds = [rustix::event::PollFd::from_borrowed_fd(child.exit_event(), rustix::event::PollFlags::IN)];
+        let _ = rustix::event::poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 }));
+    }
+}
+
+fn ending(status: ExitStatus) -> End {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => End::Exited(code),
+        (None, signal) => End::Signaled(signal.unwrap_or(0)),
+    }
+}
+
+fn failed(what: &str, error: io::Error) -> OpError {
+    OpError::Failed { message: format!("the toolbox could not {what}: {error}") }
+}
+
+fn not_started(error: &io::Error, what: &What, cwd: &Path) -> OpError {
+    let program = match what {
+        What::Shell(_) => OsString::from("the shell"),
+        What::Exec(argv) => argv.first().map_or(OsStr::new(""), OsStr::new).to_owned(),
+    };
+    let program = program.to_string_lossy();
+    let message = match error.raw_os_error() {
+        Some(libc::ENOENT) => format!("{program} was not found (neither as a path below {} nor in PATH)", cwd.display()),
+        Some(libc::EACCES) => format!("{program} is not executable, or {} may not be entered", cwd.display()),
+        Some(libc::E2BIG) => "its arguments and environment are too long; pass the data in a file or on standard input".to_owned(),
+        Some(libc::EAGAIN) => "the sandbox's limit of processes is reached; end some of them first".to_owned(),
+        Some(libc::ENOMEM) => "the sandbox has no memory left for another process".to_owned(),
+        _ => format!("{program}: {error}"),
+    };
+    OpError::NotStarted { message }
+}
