@@ -53,7 +53,8 @@ pub struct Settings {
     pub daemon_wait_s: u64,
     /// Seconds for a container to be gone once it was killed.
     pub remove_timeout_s: u64,
-    /// Open files allowed to a process in a sandbox.
+    /// Open files allowed to a process in a sandbox; no more than the daemon's own hard limit where that may not be raised.
+    /// The daemon's default of a million and more makes programs slow that close every descriptor there could be.
     pub nofile: u64,
     /// The program that serves inside the sandboxes; none: this one.
     pub toolbox_path: Option<PathBuf>,
@@ -72,7 +73,7 @@ impl Default for Settings {
             request_timeout_s: 120,
             daemon_wait_s: 120,
             remove_timeout_s: 60,
-            nofile: 65536,
+            nofile: 16384,
             toolbox_path: None,
             private_dir: None,
         }

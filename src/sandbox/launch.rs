@@ -102,7 +102,13 @@ impl Inner {
 
     async fn run(&self, spec: &Spec, container: &Container) -> Result<(), Failure> {
         let started = self.daemon.ask(|| self.daemon.client.start_container(container.id(), None::<StartContainerOptions>)).await;
-        started.map_err(|error| self.daemon.failure(Kind::SandboxStart, &format!("cannot start {}", name(spec, container)), &error))
+        started.map_err(|error| {
+            let mut failure = self.daemon.failure(Kind::SandboxStart, &format!("cannot start {}", name(spec, container)), &error);
+            if failure.message.contains("setting rlimit") {
+                failure.message.push_str("; lower nofile to what the daemon may give");
+            }
+            failure
+        })
     }
 
     async fn archive(self: &Arc<Self>) -> Result<bytes::Bytes, Failure> {
