@@ -425,7 +425,7 @@ async fn a_runner_that_was_never_there_is_a_failure() {
 }
 
 fn hostile_text() -> impl Strategy<Value = Vec<u8>> {
-    const WORDS: [&str; 20] = [
+    const WORDS: [&str; 21] = [
         "diff --git ",
         "--- ",
         "+++ ",
