@@ -1,0 +1,568 @@
+//! Grading end to end in local sandboxes, the plan's scripts on a real repository, and hostile input.
+
+use proptest::prelude::*;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use sweroll::domain::{AttemptId, Grade, Instance, Kind, TestStatus};
+use sweroll::grading::{self, Settings, hygiene::touched_paths, plan::Plan, report::Report};
+use sweroll::sandbox::{Limits, Local, Provider, Purpose, Spec, local};
+
+fn instance() -> Instance {
+    Instance {
+        instance_id: "made".parse().unwrap(),
+        repo: "owner/made".to_owned(),
+        language: "shell".to_owned(),
+        workdir: "/testbed".to_owned(),
+        image: String::new(),
+        problem_statement: String::new(),
+        base_commit: String::new(),
+        fix_commit: String::new(),
+        patch: String::new(),
+        test_patch: String::new(),
+        test_script: String::new(),
+        fail_to_pass: Vec::new(),
+        pass_to_pass: Vec::new(),
+        pre_commands: String::new(),
+        url: String::new(),
+    }
+}
+
+fn strings(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+/// A new file as a git diff.
+fn added(path: &str, text: &str) -> String {
+    let lines: String = text.lines().map(|line| format!("+{line}\n")).collect();
+    format!(
+        "diff --git a/{path} b/{path}\nnew file mode 100644\n--- /dev/null\n+++ b/{path}\n@@ -0,0 +1,{} @@\n{lines}",
+        text.lines().count()
+    )
+}
+
+fn changed(path: &str, old: &str, new: &str) -> String {
+    format!("diff --git a/{path} b/{path}\n--- a/{path}\n+++ b/{path}\n@@ -1 +1 @@\n-{old}\n+{new}\n")
+}
+
+fn deleted(path: &str, old: &str) -> String {
+    format!("diff --git a/{path} b/{path}\ndeleted file mode 100644\n--- a/{path}\n+++ /dev/null\n@@ -1 +0,0 @@\n-{old}\n")
+}
+
+/// The plan's scripts and `git apply` on a directory, without a sandbox.
+struct Field {
+    dir: tempfile::TempDir,
+    plan: Plan,
+}
+
+impl Drop for Field {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.plan.private);
+    }
+}
+
+impl Field {
+    fn new(files: &[(&str, &str)], instance: &Instance, diff: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let secret = format!("{:x}test{:x}", std::process::id(), std::ptr::from_ref(&dir) as usize);
+        Field { plan: Plan::new(instance, diff, &format!("{secret}{secret}")).unwrap(), dir }
+    }
+
+    fn input(&self, program: &str, args: &[&str], text: &[u8]) -> String {
+        use std::io::Write;
+        let mut child = Command::new(program);
+        child.args(args).current_dir(self.dir.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = child.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(text).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The grader's order. Returns what `install` printed.
+    fn play(&self, instance: &Instance, diff: &str) -> String {
+        self.input("sh", &["-s"], &self.plan.keep_base());
+        if !instance.test_patch.is_empty() {
+            self.input("git", &["apply", "-"], instance.test_patch.as_bytes());
+        }
+        self.input("sh", &["-s"], &self.plan.keep_tests());
+        if !instance.test_script.is_empty() {
+            std::fs::write(self.plan.kept_test(0), &instance.test_script).unwrap();
+        }
+        self.input("git", &["apply", "-"], diff.as_bytes());
+        self.input("sh", &["-s"], &self.plan.install())
+    }
+
+    fn text(&self, path: &str) -> Option<String> {
+        std::fs::read_to_string(self.dir.path().join(path)).ok()
+    }
+}
+
+#[test]
+fn the_instances_tests_stand_whatever_the_diff_does_to_them() {
+    let mut instance = instance();
+    instance.language = "python".to_owned();
+    instance.test_patch =
+        [changed("tests/test_a.py", "old", "new"), added("tests/deep/test_n.py", "n"), deleted("tests/test_d.py", "d")].concat();
+    instance.fail_to_pass =
+        strings(&["tests/test_a.py::t", "tests/deep/test_n.py::t", "tests/test_p.py::t[tests/x::y]", "tests/none.py::t"]);
+    let base = [
+        ("tests/test_a.py", "old\n"),
+        ("tests/test_d.py", "d\n"),
+        ("tests/test_p.py", "p\n"),
+        ("src/m.py", "m\n"),
+        ("tests/helper.py", "h\n"),
+    ];
+    let diffs = [
+        changed("src/m.py", "m", "fixed"),
+        changed("tests/test_a.py", "old", "cheat"),
+        deleted("tests/test_a.py", "old"),
+        changed("tests/test_p.py", "p", "cheat"),
+        deleted("tests/test_p.py", "p"),
+        added("tests/deep", "a file in the way"),
+        added("tests/deep/test_n.py/x", "a directory in the way"),
+        added("tests/deep/test_n.py", "written before"),
+        deleted("tests/test_d.py", "d"),
+        "diff --git a/tests/deep b/tests/deep\nnew file mode 120000\n--- /dev/null\n+++ b/tests/deep\n@@ -0,0 +1 @@\n+../src\n\\ No newline at end of file\n".to_owned(),
+    ];
+    for diff in diffs {
+        let field = Field::new(&base, &instance, &diff);
+        assert_eq!(field.play(&instance, &diff), "3\n", "only tests/none.py is absent after\n{diff}");
+        let read = |path| field.text(path);
+        assert_eq!(read("tests/test_a.py").as_deref(), Some("new\n"), "{diff}");
+        assert_eq!(read("tests/deep/test_n.py").as_deref(), Some("n\n"), "{diff}");
+        assert_eq!(read("tests/test_p.py").as_deref(), Some("p\n"), "{diff}");
+        assert_eq!(read("tests/helper.py").as_deref(), Some("h\n"), "{diff}");
+        assert_eq!(read("tests/test_d.py"), None, "{diff}");
+        assert!(!field.dir.path().join("src/test_n.py").exists(), "written through a link");
+    }
+}
+
+#[test]
+fn the_diff_keeps_what_is_product() {
+    let mut instance = instance();
+    instance.language = "python".to_owned();
+    instance.patch = changed("tests/conftest.py", "c", "golden");
+    instance.fail_to_pass = strings(&["src/m.py::m.doctest", "tests/conftest.py::x"]);
+    let diff =
+        [changed("src/m.py", "m", "fixed"), changed("tests/conftest.py", "c", "fixed"), added("test_fail_to_pass.py", "mine")].concat();
+    let field = Field::new(&[("src/m.py", "m\n"), ("tests/conftest.py", "c\n")], &instance, &diff);
+    field.play(&instance, &diff);
+    assert_eq!(field.text("src/m.py").as_deref(), Some("fixed\n"), "a doctest's file is product");
+    assert_eq!(field.text("tests/conftest.py").as_deref(), Some("fixed\n"), "the golden patch changes it too");
+    assert_eq!(field.text("test_fail_to_pass.py"), None, "the script's place is the instance's");
+}
+
+#[test]
+fn the_script_comes_last_and_stale_bytecode_goes() {
+    let mut instance = instance();
+    instance.language = "python".to_owned();
+    instance.test_script = "the script\n".to_owned();
+    instance.fail_to_pass = strings(&["test_fail_to_pass.py::t"]);
+    let diff = [changed("a b/it's.py", "m", "fixed"), added("test_fail_to_pass.py", "mine")].concat();
+    let files =
+        [("a b/it's.py", "m\n"), ("a b/__pycache__/it's.cpython-311.pyc", "stale"), ("a b/__pycache__/its.cpython-311.pyc", "another's")];
+    let field = Field::new(&files, &instance, &diff);
+    assert_eq!(field.play(&instance, &diff), "");
+    assert_eq!(field.text("test_fail_to_pass.py").as_deref(), Some("the script\n"));
+    assert_eq!(field.text("a b/__pycache__/it's.cpython-311.pyc"), None);
+    assert!(field.text("a b/__pycache__/its.cpython-311.pyc").is_some());
+}
+
+#[test]
+fn tests_below_a_link_of_the_base_are_left_alone() {
+    let mut instance = instance();
+    instance.language = "python".to_owned();
+    instance.fail_to_pass = strings(&["tests/test_a.py::t"]);
+    let diff = changed("m.py", "m", "fixed");
+    let mut field = Field::new(&[("src/tests/test_a.py", "a\n"), ("m.py", "m\n")], &instance, &diff);
+    std::os::unix::fs::symlink("src/tests", field.dir.path().join("tests")).unwrap();
+    field.plan.test_files.push(b"tests/test_a.py".to_vec());
+    field.play(&instance, &diff);
+    assert!(field.dir.path().join("tests").is_symlink());
+    assert_eq!(field.text("src/tests/test_a.py").as_deref(), Some("a\n"));
+}
+
+fn spec(instance: &Instance) -> Spec {
+    Spec {
+        run: "grading-test".to_owned(),
+        attempt: AttemptId { episode: format!("{}@0", instance.instance_id).parse().unwrap(), attempt: sweroll::domain::Attempt::FIRST },
+        purpose: Purpose::Agent,
+        image: instance.image.clone(),
+        workdir: instance.workdir.clone(),
+        limits: Limits::default(),
+    }
+}
+
+fn provider() -> Local {
+    Local::new(local::Settings { toolbox_path: Some(PathBuf::from(env!("CARGO_BIN_EXE_sweroll"))), ..local::Settings::default() })
+}
+
+async fn graded(instance: &Instance, diff: &str, settings: &Settings) -> Result<Grade, sweroll::domain::Failure> {
+    grading::grade(&provider(), &spec(instance), instance, diff, settings).await
+}
+
+/// A repository made by `pre_commands`: `answer` says 1, and one test wants 2.
+fn scripts() -> Instance {
+    let mut instance = instance();
+    instance.pre_commands = "git init -q . && mkdir t && echo 'echo 1' > answer && echo 'test -e answer' > t/old.sh\n\
+        printf 'exit 77\\n' > t/skip.sh; git add -A; git -c user.name=t -c user.email=t@t commit -qm base"
+        .to_owned();
+    instance.test_patch = added("t/new.sh", "echo wanted 2; test \"$(sh answer)\" = 2");
+    instance.fail_to_pass = strings(&["t/new.sh"]);
+    instance.pass_to_pass = strings(&["t/old.sh"]);
+    instance
+}
+
+#[tokio::test]
+async fn scripts_are_graded() {
+    let instance = scripts();
+    let good = graded(&instance, &changed("answer", "echo 1", "echo 2"), &Settings::default()).await.unwrap();
+    assert!(good.resolved, "{good:?}");
+    assert_eq!((good.fail_to_pass.passed, good.pass_to_pass.passed), (1, 1));
+    assert!(good.output_tail.contains("wanted 2"));
+    let bad = graded(&instance, &changed("answer", "echo 1", "echo 3"), &Settings::default()).await.unwrap();
+    assert!(!bad.resolved);
+    assert_eq!(bad.tests["t/new.sh"], TestStatus::Failed);
+    assert_eq!(bad.tests["t/old.sh"], TestStatus::Passed);
+    let gone = graded(&instance, &deleted("answer", "echo 1"), &Settings::default()).await.unwrap();
+    assert_eq!(gone.tests["t/old.sh"], TestStatus::Failed);
+}
+
+#[tokio::test]
+async fn skipped_and_missing_scripts_are_not_passed() {
+    let mut instance = scripts();
+    instance.pass_to_pass = strings(&["t/skip.sh", "t/none.sh"]);
+    let grade = graded(&instance, &changed("answer", "echo 1", "echo 2"), &Settings::default()).await.unwrap();
+    assert!(!grade.resolved);
+    assert_eq!(grade.tests["t/skip.sh"], TestStatus::Skipped);
+    assert_eq!(grade.tests["t/none.sh"], TestStatus::Missing);
+    assert_eq!(grade.tests["t/new.sh"], TestStatus::Passed);
+}
+
+#[tokio::test]
+async fn an_empty_diff_is_not_run() {
+    let mut instance = scripts();
+    instance.pre_commands = "exit 1".to_owned();
+    let grade = graded(&instance, " \n", &Settings::default()).await.unwrap();
+    assert!(!grade.resolved);
+    assert_eq!(grade.output_tail, "not run: the diff is empty");
+    assert!(grade.tests.values().all(|status| *status == TestStatus::Missing));
+    assert_eq!((grade.tests.len(), grade.fail_to_pass.total, grade.pass_to_pass.total), (2, 1, 1));
+}
+
+async fn failure(instance: &Instance, diff: &str, settings: &Settings) -> (Kind, String) {
+    let failure = graded(instance, diff, settings).await.unwrap_err();
+    (failure.kind, failure.message)
+}
+
+#[tokio::test]
+async fn what_cannot_be_graded_is_a_failure_of_its_own_kind() {
+    let fix = changed("answer", "echo 1", "echo 2");
+    let with = |change: fn(&mut Instance)| {
+        let mut instance = scripts();
+        change(&mut instance);
+        instance
+    };
+    let settings = Settings::default();
+    let no_ids = with(|i| (i.fail_to_pass, i.pass_to_pass) = (Vec::new(), Vec::new()));
+    assert_eq!(failure(&no_ids, &fix, &settings).await.0, Kind::Tests);
+    let bad_patch = with(|i| i.test_patch = changed("t/old.sh", "what is not there", "x"));
+    assert_eq!(failure(&bad_patch, &fix, &settings).await.0, Kind::Tests);
+    let outside = with(|i| i.test_patch = added("../out", "x"));
+    assert_eq!(failure(&outside, &fix, &settings).await.0, Kind::Tests);
+    assert_eq!(failure(&scripts(), &changed("answer", "echo 5", "echo 2"), &settings).await.0, Kind::DiffRejected);
+    assert_eq!(failure(&scripts(), "no diff at all\n", &settings).await.0, Kind::DiffRejected);
+    assert_eq!(failure(&scripts(), &added("big", &"x".repeat(9 << 20)), &settings).await.0, Kind::DiffTooLarge);
+    let pre = with(|i| i.pre_commands.push_str("\necho the reason; exit 3"));
+    let (kind, message) = failure(&pre, &fix, &settings).await;
+    assert_eq!(kind, Kind::PreCommands);
+    assert!(message.contains("exit with 3") && message.contains("the reason"), "{message}");
+    let base = with(|i| i.base_commit = "1".repeat(40));
+    let (kind, message) = failure(&base, &fix, &settings).await;
+    assert_eq!(kind, Kind::BaseCommit);
+    assert!(message.contains(&"1".repeat(40)), "{message}");
+    let mut slow = scripts();
+    slow.test_patch = added("t/new.sh", "sleep 600");
+    let short = Settings { tests_timeout_s: 1, ..Settings::default() };
+    assert_eq!(failure(&slow, &fix, &short).await.0, Kind::GradeTimeout);
+    let slow = with(|i| i.pre_commands = "sleep 600".to_owned());
+    let short = Settings { timeout_s: 2, ..Settings::default() };
+    assert_eq!(failure(&slow, &fix, &short).await.0, Kind::GradeTimeout);
+    let mut short = Settings::default();
+    short.prepare.pre_commands_timeout_s = 1;
+    assert_eq!(failure(&slow, &fix, &short).await.0, Kind::PreCommands);
+}
+
+#[tokio::test]
+async fn a_prepared_sandbox_has_its_base_tree_and_no_future() {
+    let mut instance = scripts();
+    instance
+        .pre_commands
+        .push_str("\necho fixed > fixed && git add -A && git -c user.name=t -c user.email=t@t commit -qm fix && git reset -q --hard HEAD^");
+    let sandbox = provider().start(&spec(&instance)).await.unwrap();
+    let prepared = sweroll::sandbox::prepare::prepare(sandbox.as_ref(), &instance, &Default::default(), true).await.unwrap();
+    assert!(!prepared.base_tree.is_empty());
+    let log = sweroll::sandbox::prepare::script(
+        sandbox.as_ref(),
+        sandbox.workdir(),
+        60,
+        b"git reflog; git log --oneline --all | wc -l; git fsck --lost-found\n",
+    );
+    assert_eq!(log.await.unwrap().tail(1000).trim(), "1");
+    sandbox.destroy().await.unwrap();
+}
+
+/// The first of the host's Pythons that imports pytest.
+fn host_has_pytest() -> bool {
+    let imports =
+        |python: &str| Command::new(python).args(["-c", "import pytest"]).stderr(Stdio::null()).status().is_ok_and(|s| s.success());
+    let found = imports("python") || imports("python3");
+    assert!(found || std::env::var_os("CI").is_none(), "no python3 here imports pytest: install python3-pytest");
+    if !found {
+        eprintln!("skipped: no python3 here imports pytest");
+    }
+    found
+}
+
+fn python(tests: &str, config: &str) -> Instance {
+    let mut instance = instance();
+    instance.language = "python".to_owned();
+    instance.pre_commands = "git init -q . && mkdir t && echo 'answer = 1' > product.py".to_owned();
+    instance.test_patch = [added("t/test_new.py", tests), added("pytest.ini", config)].concat();
+    instance
+}
+
+const HONEST: &str = "import product, pytest\ndef test_answer():\n    assert product.answer == 2\n@pytest.mark.parametrize('x', ['a::b', '[', '', 'x/y.py'])\ndef test_id(x):\n    pass\ndef test_skipped():\n    pytest.skip('x')\n";
+
+#[tokio::test]
+async fn pytest_is_graded_with_the_projects_hostile_options() {
+    if !host_has_pytest() {
+        return;
+    }
+    let fix = changed("product.py", "answer = 1", "answer = 2");
+    for addopts in ["-q --color=yes -x --maxfail=1 --strict-markers", "--cov=product --no-such-option", "-n auto"] {
+        let mut instance = python(HONEST, &format!("[pytest]\naddopts = {addopts}"));
+        instance.fail_to_pass = strings(&["t/test_new.py::test_answer"]);
+        instance.pass_to_pass = strings(&[
+            "t/test_new.py::test_id[[]",
+            "t/test_new.py::test_id[a::b]",
+            "t/test_new.py::test_id[]",
+            "t/test_new.py::test_id[x/y.py]",
+        ]);
+        let grade = graded(&instance, &fix, &Settings::default()).await.unwrap();
+        assert!(grade.resolved, "{addopts}: {:?}\n{}", grade.tests, grade.output_tail);
+        let grade = graded(&instance, &changed("product.py", "answer = 1", "answer = 3"), &Settings::default()).await.unwrap();
+        assert!(!grade.resolved);
+        assert_eq!((grade.fail_to_pass.passed, grade.pass_to_pass.passed), (0, 4), "{addopts}: {}", grade.output_tail);
+    }
+}
+
+#[tokio::test]
+async fn one_bad_id_sinks_no_other() {
+    if !host_has_pytest() {
+        return;
+    }
+    let mut instance = python(HONEST, "[pytest]");
+    instance.test_patch.push_str(&added("t/test_broken.py", "import nothing_of_this_name"));
+    instance.fail_to_pass = strings(&["t/test_new.py::test_answer"]);
+    instance.pass_to_pass =
+        strings(&["t/test_broken.py::t", "t/none.py::t", "t/test_new.py::none", "t/test_new.py::test_skipped", "t/test_new.py::test_id[]"]);
+    let grade = graded(&instance, &changed("product.py", "answer = 1", "answer = 2"), &Settings::default()).await.unwrap();
+    assert!(!grade.resolved);
+    let status = |id: &str| grade.tests[&format!("t/{id}")];
+    assert_eq!(status("test_new.py::test_answer"), TestStatus::Passed, "{}", grade.output_tail);
+    assert_eq!(status("test_new.py::test_id[]"), TestStatus::Passed);
+    assert_eq!(status("test_new.py::test_skipped"), TestStatus::Skipped);
+    for id in ["test_broken.py::t", "none.py::t", "test_new.py::none"] {
+        assert_eq!(status(id), TestStatus::Missing);
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_dies_or_prints_success_resolves_nothing() {
+    if !host_has_pytest() {
+        return;
+    }
+    let mut instance = python(HONEST, "[pytest]");
+    instance.fail_to_pass = strings(&["t/test_new.py::test_answer"]);
+    let with = |text: &str| {
+        format!("diff --git a/product.py b/product.py\n--- a/product.py\n+++ b/product.py\n@@ -1 +1 @@\n-answer = 1\n+{text}\n")
+    };
+    let exits = [
+        "answer = 2; import os; os._exit(0)",
+        "answer = 2; import sys; sys.exit(0)",
+        "answer = 2; import atexit, os; atexit.register(os._exit, 0); os.kill(os.getpid(), 9)",
+        "answer = 3; print('1 passed'); print('{\"what\": \"end\"}')",
+        "import no_such_module",
+        "answer = (",
+    ];
+    for text in exits {
+        let grade = graded(&instance, &with(text), &Settings::default()).await.unwrap();
+        assert!(!grade.resolved, "{text}: {}", grade.output_tail);
+    }
+    // What pytest itself imports: it does not start at all, and that is the diff's doing.
+    let grade = graded(&instance, &added("pluggy.py", "raise ImportError('broken')"), &Settings::default()).await.unwrap();
+    assert!(!grade.resolved && grade.tests["t/test_new.py::test_answer"] == TestStatus::Missing, "{grade:?}");
+}
+
+#[tokio::test]
+async fn a_runner_that_was_never_there_is_a_failure() {
+    let mut instance = python(HONEST, "[pytest]");
+    instance.fail_to_pass = strings(&["t/test_new.py::test_answer"]);
+    instance
+        .pre_commands
+        .push_str("; echo \"raise ImportError('broken')\" > pytest.py; mkdir bin; printf '#!/bin/sh\\nexit 1\\n' | tee bin/pytest");
+    let (kind, message) = failure(&instance, &added("x", "x"), &Settings::default()).await;
+    // A `pytest` of the host would still answer.
+    if Command::new("pytest").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+        assert_eq!(kind, Kind::RunnerMissing, "{message}");
+    }
+}
+
+fn hostile_text() -> impl Strategy<Value = Vec<u8>> {
+    const WORDS: [&str; 21] = [
+        "diff --git ",
+        "--- ",
+        "+++ ",
+        "a/",
+        "b/",
+        "\"",
+        "\\",
+        "\\303",
+        "@@ -1,9 +1 @@",
+        "\n",
+        "\n-",
+        "\n+",
+        "rename from ",
+        "/dev/null",
+        "{",
+        "[",
+        "\"nonce\": \"n\",",
+        "\"seq\": 0",
+        "\"what\": \"begin\"",
+        "}",
+        " ",
+    ];
+    let word =
+        prop_oneof![proptest::sample::select(&WORDS[..]).prop_map(|w| w.as_bytes().to_vec()), proptest::collection::vec(any::<u8>(), 0..4)];
+    proptest::collection::vec(word, 0..60).prop_map(|words| words.concat())
+}
+
+proptest! {
+    #[test]
+    fn no_diff_leads_out_of_the_work_tree(bytes in hostile_text()) {
+        for path in touched_paths(&bytes).unwrap_or_default() {
+            prop_assert!(!path.is_empty() && !path.starts_with(b"/") && !path.contains(&0));
+            prop_assert!(path.split(|b| *b == b'/').all(|part| part != b".." && part != b".git"));
+        }
+    }
+
+    #[test]
+    fn no_bytes_are_a_complete_report_by_chance(bytes in hostile_text()) {
+        let report = Report::parse(&bytes, "the nonce of this grading", 2);
+        prop_assert!(!report.complete);
+        prop_assert_eq!(report.status(0), TestStatus::Missing);
+    }
+
+    #[test]
+    fn any_name_that_git_can_spell_is_read(name in "[ -~\u{e0}-\u{ff}]{1,12}") {
+        prop_assume!(!name.contains('/') && name != "." && name != ".." && !name.eq_ignore_ascii_case(".git"));
+        let quoted: String = name.bytes().map(|b| if b.is_ascii_graphic() && b != b'"' && b != b'\\' { char::from(b).to_string() } else { format!("\\{b:03o}") }).collect();
+        let diff = format!("diff --git \"a/{quoted}\" \"b/{quoted}\"\nold mode 100644\nnew mode 100755\n");
+        prop_assert_eq!(touched_paths(diff.as_bytes()).unwrap(), [name.into_bytes()].into());
+    }
+}
+
+mod realset {
+    //! Golden patches resolve and a diff that fixes nothing does not, on real images.
+    use super::*;
+    use serde_json::Value;
+    use sweroll::sandbox::{Docker, docker};
+
+    fn rows(path: &Path) -> Vec<Instance> {
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines().map(|line| row(&serde_json::from_str(line).unwrap())).collect()
+    }
+
+    fn row(row: &Value) -> Instance {
+        let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+        let list = |key: &str| -> Vec<String> {
+            row[key].as_str().map_or_else(|| serde_json::from_value(row[key].clone()).unwrap(), |t| serde_json::from_str(t).unwrap())
+        };
+        Instance {
+            instance_id: text("instance_id").parse().unwrap(),
+            repo: format!("{}/{}", text("user"), text("repo")),
+            language: text("language").to_lowercase(),
+            workdir: text("workdir"),
+            image: text("image_url"),
+            problem_statement: text("problem_statement"),
+            base_commit: text("parent_commit"),
+            fix_commit: text("pr_commit"),
+            patch: text("patch"),
+            test_patch: text("f2p_patch"),
+            test_script: text("f2p_script"),
+            fail_to_pass: list("FAIL_TO_PASS"),
+            pass_to_pass: list("PASS_TO_PASS"),
+            pre_commands: text("pre_commands").trim_end().trim_end_matches("\\n").to_owned(),
+            url: String::new(),
+        }
+    }
+
+    /// `SWEROLL_REALSET_ONLY`: a part of the instance's id.
+    fn instances() -> Vec<Instance> {
+        let Some(path) = std::env::var_os("SWEROLL_REALSET") else {
+            assert!(std::env::var_os("CI").is_none(), "set SWEROLL_REALSET to the instances.jsonl of the real set");
+            eprintln!("skipped: SWEROLL_REALSET is not set");
+            return Vec::new();
+        };
+        let only = std::env::var("SWEROLL_REALSET_ONLY").unwrap_or_default();
+        rows(Path::new(&path)).into_iter().filter(|i| i.instance_id.as_str().contains(&only)).collect()
+    }
+
+    #[tokio::test]
+    async fn golden_patches_resolve_and_nothing_else_does() {
+        let instances = instances();
+        if instances.is_empty() {
+            return;
+        }
+        let toolbox_path = Some(PathBuf::from(env!("CARGO_BIN_EXE_sweroll")));
+        let docker = Docker::connect(docker::Settings { toolbox_path, ..docker::Settings::default() }).await.unwrap();
+        let noop = added("a_note_that_fixes_nothing.txt", "x");
+        let mut wrong = Vec::new();
+        for instance in &instances {
+            for (diff, resolved) in [(&instance.patch, true), (&noop, false), (&instance.patch, true)] {
+                let began = std::time::Instant::now();
+                let graded = grading::grade(&docker, &spec(instance), instance, diff, &Settings::default()).await;
+                let took = began.elapsed().as_secs_f64();
+                match &graded {
+                    Ok(grade) => eprintln!(
+                        "{} resolved={} f2p {}/{} p2p {}/{} {took:.2} s, tests {:.2} s",
+                        instance.instance_id,
+                        grade.resolved,
+                        grade.fail_to_pass.passed,
+                        grade.fail_to_pass.total,
+                        grade.pass_to_pass.passed,
+                        grade.pass_to_pass.total,
+                        grade.tests_ms as f64 / 1000.0
+                    ),
+                    Err(failure) => eprintln!("{} {:?}: {failure}", instance.instance_id, failure.kind),
+                }
+                let as_wanted = graded.as_ref().is_ok_and(|g| g.resolved == resolved && (resolved || g.fail_to_pass.passed == 0));
+                if !as_wanted {
+                    wrong.push(
+                        format!("{}: wanted resolved={resolved}, got {graded:?}", instance.instance_id)
+                            .chars()
+                            .take(6000)
+                            .collect::<String>(),
+                    );
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+}
