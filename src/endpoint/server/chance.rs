@@ -53,7 +53,7 @@ pub struct Digest(u64);
 impl Digest {
     #[must_use]
     pub fn add(self, text: &str) -> Self {
-        let mut h = self.0 ^ (text.len() as u64).wrapping_mul(STEP);
+        let mut h = self.0 ^ (text.len() as u64 + 1).wrapping_mul(STEP);
         let mut words = text.as_bytes().chunks_exact(8);
         let mut take = |word: [u8; 8]| h = (h.rotate_left(23) ^ u64::from_le_bytes(word)).wrapping_mul(STEP);
         for word in words.by_ref() {
