@@ -19,12 +19,14 @@ pub struct Disk(Arc<Faults>);
 #[derive(Debug)]
 struct Faults {
     space: AtomicU64,
-    failing_syncs: AtomicU64,
+    /// Syncs that still succeed, and those that fail after them.
+    good_syncs: AtomicU64,
+    bad_syncs: AtomicU64,
 }
 
 impl Default for Disk {
     fn default() -> Self {
-        Disk(Arc::new(Faults { space: AtomicU64::new(u64::MAX), failing_syncs: AtomicU64::new(0) }))
+        Disk(Arc::new(Faults { space: AtomicU64::new(u64::MAX), good_syncs: AtomicU64::new(0), bad_syncs: AtomicU64::new(0) }))
     }
 }
 
@@ -34,8 +36,10 @@ impl Disk {
         self.0.space.store(bytes, SeqCst);
     }
 
-    pub fn fail_syncs(&self, count: u64) {
-        self.0.failing_syncs.store(count, SeqCst);
+    /// After `good` more syncs, `bad` fail.
+    pub fn fail_syncs(&self, good: u64, bad: u64) {
+        self.0.good_syncs.store(good, SeqCst);
+        self.0.bad_syncs.store(bad, SeqCst);
     }
 
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -49,7 +53,8 @@ impl Disk {
     }
 
     fn sync(&self, file: &File) -> io::Result<()> {
-        if self.0.failing_syncs.try_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok() {
+        let take = |count: &AtomicU64| count.try_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok();
+        if !take(&self.0.good_syncs) && take(&self.0.bad_syncs) {
             return Err(io::Error::other("injected"));
         }
         file.sync_data()

@@ -158,7 +158,12 @@ impl Store {
     /// # Errors
     /// A full or broken disk; an attempt that is committed already or is none of this run's; a record over the limit.
     pub async fn commit(&self, trajectory: &Trajectory, outcome: Outcome, stream: Stream) -> Result<Location, StoreError> {
-        let record = json_line(trajectory);
+        let outcome = fit(outcome);
+        let record = if trajectory.cost_usd.is_finite() {
+            json_line(trajectory)
+        } else {
+            json_line(&Trajectory { cost_usd: outcome.cost_usd, ..trajectory.clone() })
+        };
         let (bytes, limit) = (record.len() as u64, self.settings.max_record_bytes);
         if bytes > limit {
             return Err(StoreError::TooLarge { what: format!("the record of {}", trajectory.trajectory_id), bytes, limit });
@@ -188,7 +193,7 @@ impl Store {
     /// # Errors
     /// As [`Self::commit`].
     pub async fn quarantine(&self, instance: InstanceId, failure: Failure) -> Result<(), StoreError> {
-        self.fact(Fact::Quarantined { instance, failure, at_ms: now_ms() }).await
+        self.fact(Fact::Quarantined { instance, failure: clip(failure), at_ms: now_ms() }).await
     }
 
     async fn fact(&self, fact: Fact) -> Result<(), StoreError> {
@@ -334,6 +339,19 @@ impl View {
     pub fn read(&self, location: &Location) -> Result<Trajectory, StoreError> {
         shard::read_at(&self.layout, location, Settings::default().max_record_bytes)
     }
+}
+
+/// A journal line must stay readable: its numbers finite, its texts short. The whole message is in the record.
+fn fit(outcome: Outcome) -> Outcome {
+    let cost_usd = if outcome.cost_usd.is_finite() { outcome.cost_usd } else { 0.0 };
+    Outcome { cost_usd, failure: outcome.failure.map(clip), ..outcome }
+}
+
+const MAX_MESSAGE_BYTES: usize = 4 << 10;
+
+fn clip(mut failure: Failure) -> Failure {
+    failure.message.truncate(failure.message.floor_char_boundary(MAX_MESSAGE_BYTES));
+    failure
 }
 
 /// Applies the facts of a journal to `state`.

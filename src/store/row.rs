@@ -47,8 +47,8 @@ impl<'a> Row<'a> {
         if text.trim_start().starts_with('[') {
             return Err(wrong("row", "is a JSON list", "write one JSON object a line (jq -c '.[]')"));
         }
-        let fields: BTreeMap<String, &'a RawValue> =
-            serde_json::from_str(text).map_err(|e| wrong("row", format!("is not a JSON object: {e}"), "write one JSON object a line"))?;
+        let fields: BTreeMap<String, &'a RawValue> = serde_json::from_str(text)
+            .map_err(|e| wrong("row", format!("is not a JSON object: {}", at_column(&e)), "write one JSON object a line"))?;
         let id: String = text_of(&fields, "instance_id")?;
         let id = id.parse().map_err(|e| wrong("instance_id", format!("{e}"), "rename the instance"))?;
         Ok(Row { id, fields })
@@ -149,7 +149,8 @@ fn ids_of(fields: &BTreeMap<String, &RawValue>, field: &str) -> Result<Vec<Strin
         Some(b'n') => return Err(wrong(field, "is null", "write [] where there are none")),
         _ => return Err(wrong(field, format!("is {}", type_name(raw)), LIST_MEND)),
     };
-    let ids: Vec<String> = serde_json::from_str(list).map_err(|e| wrong(field, format!("is not a list of strings: {e}"), LIST_MEND))?;
+    let ids: Vec<String> =
+        serde_json::from_str(list).map_err(|e| wrong(field, format!("is not a list of strings: {}", at_column(&e)), LIST_MEND))?;
     match ids.iter().position(String::is_empty) {
         Some(at) => Err(wrong(field, format!("entry {} is empty", at + 1), "drop it")),
         None => Ok(ids),
@@ -181,6 +182,11 @@ fn check_image(field: &str, image: String) -> Result<String, RowError> {
         return Ok(image);
     }
     Err(wrong(field, format!("{:?} is not an image reference", clip(&image)), "write one such as registry/name:tag"))
+}
+
+/// The parser's words without its line, which is always the first: the file's line is told elsewhere.
+fn at_column(error: &serde_json::Error) -> String {
+    error.to_string().replace(" at line 1 column ", " at column ")
 }
 
 fn clip(text: &str) -> String {

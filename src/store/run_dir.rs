@@ -130,13 +130,7 @@ impl RunDir {
         vacant(&layout)?;
         let made = write_new(&layout, settings, fill);
         if made.is_err() {
-            let _ = fs::remove_dir_all(layout.shards()).and(fs::remove_dir_all(layout.spool())).and(fs::remove_dir_all(layout.logs()));
-            for file in [layout.instances(), files::temp_of(&layout.instances()), layout.lock()] {
-                let _ = fs::remove_file(file);
-            }
-            if !existed {
-                let _ = fs::remove_dir(path);
-            }
+            sweep(&layout, existed);
         }
         Ok(RunDir { info: made?, layout, _lock: lock })
     }
@@ -221,13 +215,37 @@ fn vacant(layout: &Layout) -> Result<(), StoreError> {
     };
     for entry in entries {
         let name = entry.map_err(|e| StoreError::io("read", path, &e))?.file_name();
-        let ours = ["lock", "shards", "spool", "logs", "run.toml.tmp"].iter().any(|n| name == *n)
-            || name.to_str().is_some_and(|n| n.starts_with("instances."));
+        let empty = |dir: PathBuf| fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
+        let ours = match name.to_str() {
+            Some("lock" | "logs" | "run.toml.tmp") => true,
+            Some("shards" | "spool") => empty(path.join(&name)),
+            Some(name) => name.starts_with(INSTANCES),
+            None => false,
+        };
         if !ours {
             return Err(occupied(&format!("it holds {}", name.to_string_lossy())));
         }
     }
     Ok(())
+}
+
+/// Names of the frozen instances, their index, and what they are built as.
+const INSTANCES: &str = "instances.";
+
+/// Takes away what an attempt at a new run made.
+fn sweep(layout: &Layout, existed: bool) {
+    for entry in fs::read_dir(layout.root()).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(INSTANCES) || name == "run.toml.tmp") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    for dir in [layout.shards(), layout.spool(), layout.logs()] {
+        let _ = fs::remove_dir(dir);
+    }
+    if !existed {
+        let _ = fs::remove_file(layout.lock());
+        let _ = fs::remove_dir(layout.root());
+    }
 }
 
 fn write_new<E: From<StoreError>>(
