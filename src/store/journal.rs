@@ -159,7 +159,7 @@ impl Journal {
     /// # Errors
     /// Where the file cannot be written.
     pub fn append<'a>(&mut self, facts: impl IntoIterator<Item = &'a Fact>) -> Result<(), StoreError> {
-        let lines: Vec<u8> = facts.into_iter().flat_map(|fact| super::json_line(fact)).collect();
+        let lines: Vec<u8> = facts.into_iter().flat_map(super::json_line).collect();
         if lines.is_empty() {
             return Ok(());
         }
