@@ -61,11 +61,11 @@ proptest! {
 fn damage_within_the_journal_is_named_by_its_line() {
     let dir = quick_dir();
     let path = dir.path().join("journal.jsonl");
-    let opened = |format: u64| format!("{{\"fact\":\"opened\",\"format\":{format},\"run\":\"r\",\"at_ms\":1}}\n");
+    let opened = |format: u64| format!("{{\"opened\":{{\"format\":{format},\"run\":\"r\",\"at_ms\":1}}}}\n");
     for (text, wanted) in [
         (opened(1) + "garbage\n" + &opened(1), "line 2"),
-        (opened(1) + "{\"fact\":\"closed\"}\n", "line 2"),
-        ("{\"fact\":\"closed\",\"at_ms\":1}\n".to_owned(), "does not begin with its format"),
+        (opened(1) + "{\"closed\":{}}\n", "line 2"),
+        ("{\"closed\":{\"at_ms\":1}}\n".to_owned(), "does not begin with its format"),
         (opened(2), "has format 2, this sweroll knows up to 1"),
         (opened(2).replace("\"run\"", "\"name\""), "has format 2"),
     ] {

@@ -244,3 +244,18 @@ fn commits_are_read_back_and_resumed() {
     assert_eq!(store.with_state(|s| s.episode(&episode("a@1")).unwrap().next()), Attempt(2));
     assert_eq!(store.instances().load(&"b".parse().unwrap()).unwrap(), instance("b"));
 }
+
+/// Makes a run to look at with other tools: `STORE_SAMPLE=DIR cargo test --test store sample -- --ignored`.
+#[test]
+#[ignore = "writes where STORE_SAMPLE says"]
+fn sample() {
+    let root = std::path::PathBuf::from(std::env::var_os("STORE_SAMPLE").unwrap());
+    let store = Store::open(new_run(&root, &["a", "b"], 20), Settings { shard_bytes: 50_000, ..Settings::default() }).unwrap();
+    runtime().block_on(async {
+        for (at, id) in store.with_state(State::todo).into_iter().enumerate() {
+            let id = AttemptId { episode: id, attempt: Attempt::FIRST };
+            store.commit(&trajectory(&id, at % 5), outcome(true, Resolved::No, None), Stream::Trajectories).await.unwrap();
+        }
+        store.close().await.unwrap();
+    });
+}
