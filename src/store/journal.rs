@@ -19,8 +19,9 @@ pub const JOURNAL_FORMAT: u64 = 1;
 /// A longer line is damage, not a fact.
 const MAX_LINE_BYTES: u64 = 64 << 20;
 
+/// Written as `{"committed": {...}}`: a tag beside the keys would have each line parsed twice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "fact", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Fact {
     /// A process opened the run. The first fact of every journal.
     Opened { format: u64, run: String, at_ms: u64 },
@@ -55,7 +56,6 @@ impl Fact {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Committed {
     pub id: AttemptId,
-    #[serde(flatten)]
     pub location: Location,
     /// Bytes of the record before compression.
     pub raw_bytes: u64,
@@ -113,7 +113,7 @@ pub fn read(path: &Path, take: &mut dyn FnMut(u64, Fact) -> Result<(), StoreErro
 /// An `opened` fact of a format that has changed its form still tells its number.
 fn newer(path: &Path, line: &[u8]) -> Option<StoreError> {
     let fact: serde_json::Value = serde_json::from_slice(line).ok()?;
-    let found = fact.get("format")?.as_u64()?;
+    let found = fact.get("opened")?.get("format")?.as_u64()?;
     (found > JOURNAL_FORMAT).then(|| StoreError::Newer { path: path.to_owned(), found, known: JOURNAL_FORMAT })
 }
 
@@ -159,7 +159,7 @@ impl Journal {
     /// # Errors
     /// Where the file cannot be written.
     pub fn append<'a>(&mut self, facts: impl IntoIterator<Item = &'a Fact>) -> Result<(), StoreError> {
-        let lines: Vec<u8> = facts.into_iter().flat_map(|fact| super::json_line(fact)).collect();
+        let lines: Vec<u8> = facts.into_iter().flat_map(super::json_line).collect();
         if lines.is_empty() {
             return Ok(());
         }

@@ -131,15 +131,16 @@ impl LiveShard {
         Ok(LiveShard { stream, number, file, digest, pending, committed: committed.bytes, raw_bytes, pending_raw_bytes: raw_bytes })
     }
 
-    #[must_use]
-    pub fn raw_bytes(&self) -> u64 {
-        self.pending_raw_bytes
-    }
-
     /// Bytes in the file, uncommitted ones included.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.file.len()
+    }
+
+    /// Whether a record of this length would take the shard over its size; an empty shard has room for any.
+    #[must_use]
+    pub fn is_full(&self, raw_bytes: u64, shard_bytes: u64) -> bool {
+        self.bytes() > 0 && self.pending_raw_bytes + raw_bytes > shard_bytes
     }
 
     /// # Errors

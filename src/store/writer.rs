@@ -170,7 +170,7 @@ impl Writer {
     fn shard_for(&mut self, stream: Stream, raw_bytes: u64) -> Result<&mut LiveShard, StoreError> {
         let number = match self.live.get(&stream) {
             None => Some(0),
-            Some(live) if live.bytes() > 0 && live.raw_bytes() + raw_bytes > self.settings.shard_bytes => Some(live.number + 1),
+            Some(live) if live.is_full(raw_bytes, self.settings.shard_bytes) => Some(live.number + 1),
             Some(_) => None,
         };
         if let Some(number) = number {
@@ -204,10 +204,10 @@ impl Writer {
             }
         }
         for (id, location, answer) in round.commits {
-            let _ = answer.send(Ok(location));
             if let Err(e) = files::remove_if_there(&spool::path(&self.layout, &id)) {
                 tracing::warn!("{e}");
             }
+            let _ = answer.send(Ok(location));
         }
         round.answers.into_iter().for_each(|answer| drop(answer.send(Ok(()))));
     }

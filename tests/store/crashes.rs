@@ -1,0 +1,220 @@
+//! Crashes at any byte, and damage that no crash makes.
+
+use super::*;
+
+#[test]
+fn an_interrupted_attempt_comes_back_from_its_spool() {
+    let dir = quick_dir();
+    let runtime = runtime();
+    let store = Store::open(new_run(dir.path(), &["a", "b"], 1), Settings::default()).unwrap();
+    let (cut, done, empty) = (attempt("a@0.1"), attempt("b@0.1"), attempt("b@0.2"));
+    let all = entries(&cut, 3);
+    runtime.block_on(async {
+        for id in [&cut, &done] {
+            let mut spool = store.spool(id);
+            for entry in entries(id, 3) {
+                spool.append(&entry).await.unwrap();
+            }
+        }
+        store.commit(&trajectory(&done, 3), resolved(), Stream::Trajectories).await.unwrap();
+    });
+    assert_eq!(store.spooled().unwrap(), std::slice::from_ref(&cut));
+    drop(store);
+    let path = dir.path().join("spool").join(cut.to_string());
+    let whole = fs::read(&path).unwrap();
+    fs::write(dir.path().join("spool").join(done.to_string()), &whole).unwrap();
+    fs::write(dir.path().join("spool").join(empty.to_string()), "").unwrap();
+
+    let store = Store::open(RunDir::open(dir.path()).unwrap(), Settings::default()).unwrap();
+    assert_eq!(store.spooled().unwrap(), std::slice::from_ref(&cut));
+    assert_eq!(store.with_state(|s| s.episode(&cut.episode).unwrap().next()), Attempt(2));
+    assert!(runtime.block_on(store.spool(&cut).append(&all[0])).is_err());
+    for end in 0..whole.len() {
+        fs::write(&path, &whole[..end]).unwrap();
+        let kept = whole[..end].iter().filter(|b| **b == b'\n').count();
+        assert_eq!(store.recover(&cut).unwrap(), all[..kept], "cut at {end}");
+    }
+    let mut holes = whole.clone();
+    let last = holes.len() - 20;
+    holes[last..].fill(0);
+    fs::write(&path, &holes).unwrap();
+    assert_eq!(store.recover(&cut).unwrap(), all[..all.len() - 1]);
+    holes[400..420].fill(0);
+    fs::write(&path, &holes).unwrap();
+    assert!(store.recover(&cut).unwrap_err().to_string().contains("line 1"));
+
+    fs::write(&path, &whole[..whole.len() - 5]).unwrap();
+    let transcript = Transcript::replay(store.recover(&cut).unwrap()).unwrap();
+    assert_eq!((transcript.usage.prompt_tokens, transcript.cost_usd), (30, 0.75));
+    let facts = Facts { repo: "o/n", base_commit: "", image: "x:1", url: "", dataset_digest: "d" };
+    let interrupted = Some(Failure::new(Kind::Interrupted, "the engine died"));
+    let partial = Trajectory::new(transcript, None, interrupted, facts);
+    let place =
+        runtime.block_on(store.commit(&partial, outcome(false, Resolved::Unknown, Some(Kind::Interrupted)), Stream::Attempts)).unwrap();
+    assert_eq!(store.read(&place).unwrap(), partial);
+    assert!(!path.exists());
+    assert_eq!(store.with_state(State::todo), [episode("a@0")]);
+}
+
+#[test]
+fn a_lost_journal_or_a_short_shard_is_damage_not_a_crash() {
+    let runtime = runtime();
+    let made = || {
+        let dir = quick_dir();
+        let store = Store::open(new_run(dir.path(), &["a"], 1), Settings::default()).unwrap();
+        runtime.block_on(store.commit(&trajectory(&attempt("a@0.1"), 1), resolved(), Stream::Trajectories)).unwrap();
+        dir
+    };
+    let reopen =
+        |dir: &tempfile::TempDir| Store::open(RunDir::open(dir.path()).unwrap(), Settings::default()).map(drop).unwrap_err().to_string();
+    let dir = made();
+    let shard = dir.path().join("shards/trajectories-00000.jsonl.zst");
+    let whole = fs::read(&shard).unwrap();
+    fs::write(&shard, &whole[..whole.len() - 1]).unwrap();
+    let text = reopen(&dir);
+    assert!(text.contains("trajectories-00000") && text.contains(&format!("byte {}", whole.len() - 1)), "{text}");
+    fs::remove_file(&shard).unwrap();
+    assert!(reopen(&dir).contains("the file has only 0"));
+    for journal in [None, Some(""), Some("{\"ope")] {
+        let dir = made();
+        match journal {
+            Some(text) => fs::write(dir.path().join("journal.jsonl"), text).unwrap(),
+            None => fs::remove_file(dir.path().join("journal.jsonl")).unwrap(),
+        }
+        assert!(reopen(&dir).contains("but there are shards"));
+        assert!(dir.path().join("shards/trajectories-00000.jsonl.zst").exists());
+    }
+    let dir = made();
+    let journal = dir.path().join("journal.jsonl");
+    let text = fs::read_to_string(&journal).unwrap();
+    fs::write(&journal, text.replace("\"run\":\"", "\"run\":\"x")).unwrap();
+    assert!(reopen(&dir).contains("journal of run x"));
+}
+
+/// One run, written once: what is in its files, and where they may end after a crash.
+struct Written {
+    root: tempfile::TempDir,
+    ids: Vec<AttemptId>,
+    journal: Vec<u8>,
+    manifest: Vec<u8>,
+    /// By name.
+    shards: BTreeMap<String, Vec<u8>>,
+}
+
+const SMALL: u64 = 6000;
+
+fn write_run(turns: &[(usize, bool)]) -> Written {
+    let root = quick_dir();
+    let settings = Settings { shard_bytes: SMALL, ..Settings::default() };
+    let store = Arc::new(Store::open(new_run(root.path(), &["a"], turns.len() as u32), settings).unwrap());
+    let ids: Vec<AttemptId> = (0..turns.len()).map(|sample| attempt(&format!("a@{sample}.1"))).collect();
+    runtime().block_on(async {
+        let tasks: Vec<_> = std::iter::zip(&ids, turns)
+            .map(|(id, (turns, counts))| {
+                let (store, row) = (store.clone(), trajectory(id, *turns));
+                let stream = if *counts { Stream::Trajectories } else { Stream::Attempts };
+                let outcome = outcome(*counts, Resolved::No, None);
+                tokio::spawn(async move { store.commit(&row, outcome, stream).await.unwrap() })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+    });
+    drop(Arc::into_inner(store).unwrap());
+    let journal = fs::read(root.path().join("journal.jsonl")).unwrap();
+    let manifest = fs::read(root.path().join("manifest.json")).unwrap();
+    let shards = fs::read_dir(root.path().join("shards")).unwrap().map(|entry| {
+        let entry = entry.unwrap();
+        (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())
+    });
+    Written { ids, journal, manifest, shards: shards.collect(), root }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_crash_at_any_byte_loses_nothing_committed_and_doubles_nothing(
+        turns in proptest::collection::vec((0..6usize, proptest::bool::weighted(0.7)), 1..9),
+        cuts in proptest::collection::vec((0.0..=1.0, proptest::collection::vec(0.0..=1.0, 8), any::<bool>(), any::<bool>()), 6),
+    ) {
+        let written = write_run(&turns);
+        let root = written.root.path();
+        prop_assert_eq!(check_run(root).len(), turns.len());
+        let first_line = written.journal.iter().position(|b| *b == b'\n').unwrap() + 1;
+        let runtime = runtime();
+        for (journal_cut, shard_cuts, garbage, with_manifest) in cuts {
+            // The journal is cut anywhere behind its first line, which was durable before any shard began ...
+            let journal_end = first_line + ((written.journal.len() - first_line) as f64 * journal_cut) as usize;
+            fs::write(root.join("journal.jsonl"), &written.journal[..journal_end]).unwrap();
+            let facts = read_facts(&root.join("journal.jsonl")).unwrap();
+            let mut committed = HashSet::new();
+            let mut ends: BTreeMap<String, u64> = BTreeMap::new();
+            for fact in facts {
+                if let Fact::Committed(c) = fact {
+                    ends.insert(c.location.stream.file(c.location.shard), c.location.offset + c.location.len);
+                    committed.insert(c.id);
+                }
+            }
+            // ... and each shard anywhere behind what the journal knows, with or without garbage at its end.
+            for ((name, bytes), share) in written.shards.iter().zip(&shard_cuts) {
+                let durable = ends.get(name).map_or(0, |end| *end as usize);
+                let end = durable + ((bytes.len() - durable) as f64 * share) as usize;
+                let mut left = bytes[..end].to_vec();
+                if garbage && end > durable {
+                    let at = durable + (end - durable) / 2;
+                    left[at..].fill(0xa5);
+                }
+                fs::write(root.join("shards").join(name), left).unwrap();
+            }
+            // A commit drops its spool last, so any attempt may still have one.
+            for id in &written.ids {
+                let spool = entries(id, 1).iter().map(|e| serde_json::to_string(e).unwrap() + "\n").collect::<String>();
+                fs::write(root.join("spool").join(id.to_string()), spool).unwrap();
+            }
+            if with_manifest {
+                fs::write(root.join("manifest.json"), &written.manifest).unwrap();
+            } else {
+                let _ = fs::remove_file(root.join("manifest.json"));
+            }
+            let settings = Settings { shard_bytes: SMALL, ..Settings::default() };
+            let store = Store::open(RunDir::open(root).unwrap(), settings).unwrap();
+            prop_assert_eq!(check_run(root), committed.clone());
+            let open: Vec<AttemptId> = written.ids.iter().filter(|id| !committed.contains(*id)).cloned().collect();
+            prop_assert_eq!(store.spooled().unwrap().into_iter().collect::<HashSet<_>>(), open.iter().cloned().collect());
+            for id in &open {
+                runtime.block_on(store.commit(&trajectory(id, 2), resolved(), Stream::Trajectories)).unwrap();
+            }
+            let manifest = runtime.block_on(store.close()).unwrap();
+            prop_assert_eq!(manifest.shards.iter().map(|s| s.rows).sum::<u64>(), turns.len() as u64);
+            prop_assert_eq!(Manifest::read(&Layout::new(root)).unwrap(), manifest);
+            prop_assert_eq!(check_run(root), written.ids.iter().cloned().collect());
+            for name in fs::read_dir(root.join("shards")).unwrap() {
+                fs::remove_file(name.unwrap().path()).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stale_or_foreign_manifest_is_made_again() {
+    let written = write_run(&[(5, true); 8]);
+    let layout = Layout::new(written.root.path());
+    let good = Manifest::read(&layout).unwrap();
+    assert!(good.shards.len() > 2);
+    let mut stale = good.clone();
+    stale.shards[0].rows -= 1;
+    stale.shards[0].sha256 = "wrong".into();
+    stale.shards.pop();
+    let view = View::open(written.root.path()).unwrap();
+    let mut foreign = good.clone();
+    foreign.run = "other".into();
+    foreign.shards[0].sha256 = "wrong".into();
+    for text in [serde_json::to_string(&stale).unwrap(), serde_json::to_string(&foreign).unwrap(), "{".into()] {
+        fs::write(layout.manifest(), text).unwrap();
+        assert_eq!(Manifest::rebuild(&layout, &view.info.run, &view.state).unwrap(), good);
+    }
+    let store = Store::open(RunDir::open(written.root.path()).unwrap(), Settings::default()).unwrap();
+    assert_eq!(runtime().block_on(store.close()).unwrap(), good);
+}
