@@ -147,7 +147,8 @@ fn inline(reply: Move, frame: &Frame<'_>) -> Map<String, Value> {
     Map::from_iter([("role".into(), json!("assistant")), ("content".into(), json!(content))])
 }
 
-/// `<function=name>` with its parameters as they are; arguments that are no object stand as they are.
+/// `<function=name>` with its parameters, those of several lines between newlines of their own; arguments that are no
+/// object stand as they are.
 fn xml(call: &Call) -> String {
     let object = match &call.arguments {
         Answer::Usual(text) => serde_json::from_str::<Map<String, Value>>(text).map_err(|_| text.clone()),
@@ -156,7 +157,8 @@ fn xml(call: &Call) -> String {
     };
     let parameter = |(key, value): (&String, &Value)| {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        format!("<parameter={key}>{value}</parameter>\n")
+        let edge = if value.contains('\n') { "\n" } else { "" };
+        format!("<parameter={key}>{edge}{value}{edge}</parameter>\n")
     };
     let inside = object.map_or_else(|raw| raw + "\n", |map| map.iter().map(parameter).collect());
     format!("<function={}>\n{inside}</function>", call.name)
@@ -193,7 +195,7 @@ mod tests {
         let choice = &body["choices"][0];
         let content = choice["message"]["content"].as_str().unwrap();
         let call = "\n\n<function=str_replace_editor>\n<parameter=command>str_replace</parameter>\n<parameter=path>/f</parameter>\n\
-                    <parameter=old_str> a\n</parameter>\n<parameter=new_str>é < b\n\n</parameter>\n</function>";
+                    <parameter=old_str>\n a\n\n</parameter>\n<parameter=new_str>\né < b\n\n\n</parameter>\n</function>";
         assert!(content.starts_with("Now. [ref ") && content.ends_with(call), "{content}");
         assert_eq!(choice["finish_reason"], "stop");
     }
