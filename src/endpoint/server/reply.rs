@@ -4,7 +4,7 @@ use super::{
     chance::Digest,
     conversation::{CUT, Conversation},
     pairing::Seal,
-    policy::{Answer, Call, Move},
+    policy::{Call, Move, Sent},
     wire::Message,
 };
 use serde_json::{Map, Value, json};
@@ -115,18 +115,18 @@ fn native(reply: Move, frame: &Frame<'_>) -> Map<String, Value> {
     let call = |(at, call): (usize, Call)| {
         let mut function = Map::from_iter([("name".to_owned(), json!(call.name))]);
         let arguments = match call.arguments {
-            Answer::Usual(text) if frame.cut && at == last => Some(json!(half(&text))),
-            Answer::Usual(text) => Some(json!(text)),
-            Answer::Odd(value) => Some(value),
-            Answer::Absent => None,
+            Sent::Usual(text) if frame.cut && at == last => Some(json!(half(&text))),
+            Sent::Usual(text) => Some(json!(text)),
+            Sent::Odd(value) => Some(value),
+            Sent::Absent => None,
         };
         function.extend(arguments.map(|a| ("arguments".to_owned(), a)));
         let id = match call.id {
-            Answer::Usual(_) if frame.cut => Some(format!("{CUT}{:08x}_{at}", frame.number)),
-            Answer::Usual(_) if reply.exact => Some(seal.id(at)),
-            Answer::Usual(_) => Some(format!("call_{:08x}_{at}", frame.number)),
-            Answer::Odd(id) => Some(id),
-            Answer::Absent => None,
+            Sent::Usual(_) if frame.cut => Some(format!("{CUT}{:08x}_{at}", frame.number)),
+            Sent::Usual(_) if reply.exact => Some(seal.id(at)),
+            Sent::Usual(_) => Some(format!("call_{:08x}_{at}", frame.number)),
+            Sent::Odd(id) => Some(id),
+            Sent::Absent => None,
         };
         let id = id.map(|id| ("id".to_owned(), json!(id)));
         Value::Object(id.into_iter().chain([("type".to_owned(), json!("function")), ("function".to_owned(), function.into())]).collect())
@@ -151,8 +151,8 @@ fn inline(reply: Move, frame: &Frame<'_>) -> Map<String, Value> {
 /// object stand as they are.
 fn xml(call: &Call) -> String {
     let object = match &call.arguments {
-        Answer::Usual(text) => serde_json::from_str::<Map<String, Value>>(text).map_err(|_| text.clone()),
-        Answer::Odd(Value::Object(map)) => Ok(map.clone()),
+        Sent::Usual(text) => serde_json::from_str::<Map<String, Value>>(text).map_err(|_| text.clone()),
+        Sent::Odd(Value::Object(map)) => Ok(map.clone()),
         _ => Ok(Map::new()),
     };
     let parameter = |(key, value): (&String, &Value)| {
