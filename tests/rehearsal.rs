@@ -1,18 +1,21 @@
 //! The scripted endpoint over real HTTP: its policies change real trees, its faults are real, and it catches
 //! every mispaired request.
 
+#[path = "rehearsal/cases.rs"]
+mod cases;
 #[path = "rehearsal/client.rs"]
 mod client;
 #[path = "rehearsal/sandbox.rs"]
 mod sandbox;
 
+use cases::{CASES, build};
 use client::{Http, Rehearsal, scale_swe, sweroll};
 use sandbox::{Episode, Sandbox, git, tree};
 use serde_json::{Value, json};
 use std::{fs, path::Path, process::Command};
 use sweroll::{
     domain::Instance,
-    endpoint::server::{Playbook, Rng, Script, Settings},
+    endpoint::server::{Playbook, Script, Settings},
 };
 
 fn instance(id: &str, workdir: &Path, patch: &str, statement: &str) -> Instance {
@@ -52,135 +55,6 @@ fn prompt(tools: Option<&Value>) -> Value {
         Some(tools) => json!({"model": "m", "messages": messages, "tools": tools}),
         None => json!({"model": "m", "messages": messages}),
     }
-}
-
-/// A change to a tree, made by hand.
-struct Case {
-    name: &'static str,
-    before: &'static [(&'static str, &'static [u8])],
-    change: fn(&Path),
-}
-
-fn put(dir: &Path, name: &str, bytes: impl AsRef<[u8]>) {
-    let path = dir.join(name);
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(path, bytes).unwrap();
-}
-
-/// Lines that do not compress, so that the patch takes several commands.
-fn noise(bytes: usize) -> String {
-    let mut rng = Rng::new(1);
-    (0..bytes).map(|n| if n % 79 == 78 { '\n' } else { char::from(b'!' + rng.below(90) as u8) }).collect()
-}
-
-const CODE: &[u8] = b"one\ntwo\nthree\nfour\nfive\nsix\nseven\neight\nnine\nten\neleven\ntwelve\nthirteen\nfourteen\nfifteen\n";
-
-const CASES: &[Case] = &[
-    Case {
-        name: "edits",
-        before: &[("src/a.txt", CODE), ("b.txt", b"  x = 1\n  y = 2\n")],
-        change: |d| {
-            put(
-                d,
-                "src/a.txt",
-                String::from_utf8_lossy(CODE).replace("two\n", "2\n$HOME `id` 'q'\n").replace("ten\n", "").replace("fifteen", "15"),
-            );
-            put(d, "b.txt", "  x = 1\n  y = \"\\n\"\n");
-        },
-    },
-    Case {
-        name: "many-edits",
-        before: &[("a", CODE), ("b", CODE), ("c", CODE), ("d", CODE), ("e", CODE), ("f", CODE)],
-        change: |d| {
-            for name in ["a", "b", "c", "d", "e", "f"] {
-                put(d, name, String::from_utf8_lossy(CODE).replace("one\n", "1\n1\n").replace("nine", "9").replace("fifteen\n", ""));
-            }
-        },
-    },
-    Case {
-        name: "not-unique",
-        before: &[("a", b"x\ny\nz\n1\n2\n3\n4\n5\n6\n7\nx\ny\nz\n")],
-        change: |d| put(d, "a", "x\ny\nz\n1\n2\n3\n4\n5\n6\n7\nx\nY\nz\n"),
-    },
-    Case {
-        name: "not-unique-out-of-sight",
-        before: &[("a", b"p\nx\nq\n1\n2\n3\n4\np\nx\nq\n")],
-        change: |d| put(d, "a", "P\nx\nq\n1\n2\n3\n4\np\nx\nq\n"),
-    },
-    Case {
-        name: "new-and-empty",
-        before: &[("a", b"a\n")],
-        change: |d| {
-            put(d, "deep/er/new.txt", "EOF\n</parameter>\n</function>\nEOF_\n");
-            put(d, "empty", "");
-        },
-    },
-    Case { name: "deleted", before: &[("a", b"a\n"), ("gone", CODE)], change: |d| fs::remove_file(d.join("gone")).unwrap() },
-    Case { name: "crlf", before: &[("a", b"one\r\ntwo\r\nthree\r\n")], change: |d| put(d, "a", "one\r\n2\r\nthree\r\nfour\n") },
-    Case {
-        name: "no-eol",
-        before: &[("a", b"one\ntwo"), ("b", b"x\n")],
-        change: |d| {
-            put(d, "a", "one\n2");
-            put(d, "b", "y");
-        },
-    },
-    Case {
-        name: "binary",
-        before: &[("a", b"\0\x01\x02\xff\n"), ("b.txt", CODE)],
-        change: |d| {
-            put(d, "a", b"\0\x01\x03\xfe");
-            put(d, "new.bin", (0..=255u8).cycle().take(5000).collect::<Vec<_>>());
-            put(d, "b.txt", String::from_utf8_lossy(CODE).replace("six", "6"));
-        },
-    },
-    Case {
-        name: "mode-rename-link",
-        before: &[("run.sh", b"#!/bin/sh\n"), ("old", CODE)],
-        change: |d| {
-            use std::os::unix::fs::{PermissionsExt, symlink};
-            fs::set_permissions(d.join("run.sh"), fs::Permissions::from_mode(0o755)).unwrap();
-            fs::rename(d.join("old"), d.join("new")).unwrap();
-            symlink("run.sh", d.join("link")).unwrap();
-        },
-    },
-    Case {
-        name: "non-ascii",
-        before: &[("naïve ü.txt", "größe = 1\n".as_bytes()), ("b.py", "s = 'é'\nt = 2\n".as_bytes())],
-        change: |d| {
-            put(d, "naïve ü.txt", "größe = 2 # 日本語\n");
-            put(d, "b.py", "s = 'ü🎉'\nt = 2\n");
-        },
-    },
-    Case {
-        name: "big",
-        before: &[("a", CODE)],
-        change: |d| {
-            put(d, "big.txt", noise(300_000));
-            put(d, "a", String::from_utf8_lossy(CODE).replace("six", "6"));
-        },
-    },
-];
-
-/// A repository before the change, the patch, and the tree after it.
-fn build(case: &Case) -> (tempfile::TempDir, String, sandbox::Tree) {
-    let dir = tempfile::tempdir().unwrap();
-    for (name, bytes) in case.before {
-        put(dir.path(), name, bytes);
-    }
-    for args in [&["init", "-q"][..], &["config", "core.autocrlf", "false"], &["add", "-A"], &["commit", "-qm", "before"]] {
-        git(dir.path(), args);
-    }
-    (case.change)(dir.path());
-    git(dir.path(), &["add", "-A"]);
-    let patch = git(dir.path(), &["diff", "--cached", "--binary", "-M"]);
-    git(dir.path(), &["reset", "-q", "--hard"]);
-    let applied = tempfile::tempdir().unwrap();
-    git(dir.path(), &["worktree", "add", "-q", "-f", applied.path().join("w").to_str().unwrap()]);
-    fs::write(applied.path().join("p"), &patch).unwrap();
-    git(&applied.path().join("w"), &["apply", "--whitespace=nowarn", "../p"]);
-    let want = tree(&applied.path().join("w"));
-    (dir, patch, want)
 }
 
 /// Plays one episode and gives the tree that it leaves, with the episode.
@@ -514,6 +388,22 @@ fn many_connections_are_served_at_once() {
     assert!(stat.max_in_flight > 100 && stat.max_connections >= 300, "{} in flight", stat.max_in_flight);
     assert_eq!(stat.replies.get(&200), Some(&300));
     assert!(stat.prompt_tokens > 0 && stat.completion_tokens > 0 && stat.cached_tokens == 0);
+}
+
+#[test]
+fn a_client_that_gives_up_ends_a_stall() {
+    let rehearsal = Rehearsal::new(Playbook::new([]), with_fault(Script::Noop, "stall:1"));
+    let mut line = Http::connect(rehearsal.addr);
+    line.ask("POST", "/v1/chat/completions", &[], prompt(None).to_string().as_bytes()).unwrap();
+    let until = |in_flight: u64| {
+        (0..200).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            rehearsal.stat().in_flight == in_flight
+        })
+    };
+    assert!(until(1), "the request never came");
+    drop(line);
+    assert!(until(0), "the request is still held");
 }
 
 /// On the files of the real images: needs Docker and the images of the set.

@@ -188,6 +188,11 @@ impl Episode {
     }
 }
 
+/// A value between newlines of its own is without them.
+fn bare(value: &str) -> &str {
+    value.strip_prefix('\n').map_or(value, |block| block.strip_suffix('\n').unwrap())
+}
+
 fn calls(message: &Value) -> Vec<Call> {
     if let Some(calls) = message["tool_calls"].as_array() {
         let call = |c: &Value| Call {
@@ -202,7 +207,7 @@ fn calls(message: &Value) -> Vec<Call> {
     let call = |text: &str| {
         let (name, rest) = text.split_once('>').unwrap();
         let parameters = rest.split("<parameter=").skip(1).map(|p| p.split("</parameter>").next().unwrap().split_once('>').unwrap());
-        let arguments = parameters.map(|(key, value)| (key.to_owned(), json!(value))).collect();
+        let arguments = parameters.map(|(key, value)| (key.to_owned(), json!(bare(value)))).collect();
         Call { id: None, name: name.to_owned(), arguments }
     };
     inside.map(call).collect()

@@ -96,7 +96,7 @@ impl Server {
         Arc::clone(&self.core.stats)
     }
 
-    /// Serves until `shutdown`; then every connection is closed.
+    /// Serves until `shutdown`; then every connection is closed at once, answered or not.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
         let mut shutdown = pin!(shutdown);
         let mut connections = JoinSet::new();

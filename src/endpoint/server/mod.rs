@@ -22,7 +22,7 @@ pub use conversation::Conversation;
 pub use fault::{BadFault, Fault, FaultKind};
 pub use http::Server;
 pub use playbook::{Play, Playbook, Unknown};
-pub use policy::{Answer, Call, Move, gold, hostile, noop, wander};
+pub use policy::{Call, Move, Sent, gold, hostile, noop, wander};
 pub use settings::{BadScript, Script, Settings};
 pub use stats::{Stat, Stats};
 pub use toolset::Toolset;

@@ -4,7 +4,7 @@ use super::{
     chance::Digest,
     conversation::{CUT, Conversation},
     pairing::Seal,
-    policy::{Answer, Call, Move},
+    policy::{Call, Move, Sent},
     wire::Message,
 };
 use serde_json::{Map, Value, json};
@@ -115,18 +115,18 @@ fn native(reply: Move, frame: &Frame<'_>) -> Map<String, Value> {
     let call = |(at, call): (usize, Call)| {
         let mut function = Map::from_iter([("name".to_owned(), json!(call.name))]);
         let arguments = match call.arguments {
-            Answer::Usual(text) if frame.cut && at == last => Some(json!(half(&text))),
-            Answer::Usual(text) => Some(json!(text)),
-            Answer::Odd(value) => Some(value),
-            Answer::Absent => None,
+            Sent::Usual(text) if frame.cut && at == last => Some(json!(half(&text))),
+            Sent::Usual(text) => Some(json!(text)),
+            Sent::Odd(value) => Some(value),
+            Sent::Absent => None,
         };
         function.extend(arguments.map(|a| ("arguments".to_owned(), a)));
         let id = match call.id {
-            Answer::Usual(_) if frame.cut => Some(format!("{CUT}{:08x}_{at}", frame.number)),
-            Answer::Usual(_) if reply.exact => Some(seal.id(at)),
-            Answer::Usual(_) => Some(format!("call_{:08x}_{at}", frame.number)),
-            Answer::Odd(id) => Some(id),
-            Answer::Absent => None,
+            Sent::Usual(_) if frame.cut => Some(format!("{CUT}{:08x}_{at}", frame.number)),
+            Sent::Usual(_) if reply.exact => Some(seal.id(at)),
+            Sent::Usual(_) => Some(format!("call_{:08x}_{at}", frame.number)),
+            Sent::Odd(id) => Some(id),
+            Sent::Absent => None,
         };
         let id = id.map(|id| ("id".to_owned(), json!(id)));
         Value::Object(id.into_iter().chain([("type".to_owned(), json!("function")), ("function".to_owned(), function.into())]).collect())
@@ -147,16 +147,18 @@ fn inline(reply: Move, frame: &Frame<'_>) -> Map<String, Value> {
     Map::from_iter([("role".into(), json!("assistant")), ("content".into(), json!(content))])
 }
 
-/// `<function=name>` with its parameters as they are; arguments that are no object stand as they are.
+/// `<function=name>` with its parameters, those of several lines between newlines of their own; arguments that are no
+/// object stand as they are.
 fn xml(call: &Call) -> String {
     let object = match &call.arguments {
-        Answer::Usual(text) => serde_json::from_str::<Map<String, Value>>(text).map_err(|_| text.clone()),
-        Answer::Odd(Value::Object(map)) => Ok(map.clone()),
+        Sent::Usual(text) => serde_json::from_str::<Map<String, Value>>(text).map_err(|_| text.clone()),
+        Sent::Odd(Value::Object(map)) => Ok(map.clone()),
         _ => Ok(Map::new()),
     };
     let parameter = |(key, value): (&String, &Value)| {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        format!("<parameter={key}>{value}</parameter>\n")
+        let edge = if value.contains('\n') { "\n" } else { "" };
+        format!("<parameter={key}>{edge}{value}{edge}</parameter>\n")
     };
     let inside = object.map_or_else(|raw| raw + "\n", |map| map.iter().map(parameter).collect());
     format!("<function={}>\n{inside}</function>", call.name)
@@ -193,7 +195,7 @@ mod tests {
         let choice = &body["choices"][0];
         let content = choice["message"]["content"].as_str().unwrap();
         let call = "\n\n<function=str_replace_editor>\n<parameter=command>str_replace</parameter>\n<parameter=path>/f</parameter>\n\
-                    <parameter=old_str> a\n</parameter>\n<parameter=new_str>é < b\n\n</parameter>\n</function>";
+                    <parameter=old_str>\n a\n\n</parameter>\n<parameter=new_str>\né < b\n\n\n</parameter>\n</function>";
         assert!(content.starts_with("Now. [ref ") && content.ends_with(call), "{content}");
         assert_eq!(choice["finish_reason"], "stop");
     }

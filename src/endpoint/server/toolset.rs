@@ -3,7 +3,10 @@
 use super::policy::Call;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// What a policy wants of a tool.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -281,7 +284,7 @@ pub fn quoted(word: &str) -> String {
 
 /// Toolsets by the text of their schemas: a run offers one or two.
 #[derive(Debug, Default)]
-pub struct Toolsets(std::sync::Mutex<HashMap<String, std::sync::Arc<Toolset>>>);
+pub struct Toolsets(Mutex<HashMap<String, Arc<Toolset>>>);
 
 /// Toolsets remembered.
 const MAX_TOOLSETS: usize = 64;
@@ -289,13 +292,13 @@ const MAX_TOOLSETS: usize = 64;
 impl Toolsets {
     /// # Errors
     /// As [`Toolset::parse`].
-    pub fn get(&self, tools: Option<&str>) -> Result<std::sync::Arc<Toolset>, String> {
-        let mut known = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    pub fn get(&self, tools: Option<&str>) -> Result<Arc<Toolset>, String> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let tools = tools.unwrap_or("[]");
         if let Some(toolset) = known.get(tools) {
             return Ok(toolset.clone());
         }
-        let toolset = std::sync::Arc::new(Toolset::parse(tools)?);
+        let toolset = Arc::new(Toolset::parse(tools)?);
         if known.len() < MAX_TOOLSETS {
             known.insert(tools.to_owned(), toolset.clone());
         }

@@ -2,7 +2,7 @@
 //!
 //! Nothing here may harm a host: with the sandbox `local` these commands run on it.
 
-use super::{Answer, Call, LOOK, Move, root};
+use super::{Call, LOOK, Move, Sent, root};
 use crate::endpoint::server::{
     chance::Rng,
     conversation::Conversation,
@@ -106,7 +106,7 @@ impl Hand<'_> {
     fn play(&self, trick: Trick) -> Move {
         let say = || Move::say("Let me try this.");
         let shell = |command: &str| say().with(self.shell(command));
-        let odd_ids = |ids: [Answer<String>; 2]| {
+        let odd_ids = |ids: [Sent<String>; 2]| {
             let calls = ids.into_iter().filter_map(|id| Some(Call { id, ..self.shell("echo hello")? }));
             Move { exact: false, ..calls.fold(say(), |reply, call| reply.with(Some(call))) }
         };
@@ -121,13 +121,13 @@ impl Hand<'_> {
             Trick::NoCall => Move::say("I believe that the bug is in the parser. What do you think?"),
             Trick::Empty => Move::say(""),
             Trick::SomeBad => shell("echo first").with(self.raw("[1, 2")).with(Some(Call::raw("", "{}"))).with(self.shell("echo last")),
-            Trick::DuplicateIds => odd_ids([Answer::Odd("call_same".into()), Answer::Odd("call_same".into())]),
-            Trick::MissingIds => odd_ids([Answer::Absent, Answer::Absent]),
-            Trick::EmptyIds => odd_ids([Answer::Odd(String::new()), Answer::Odd(String::new())]),
+            Trick::DuplicateIds => odd_ids([Sent::Odd("call_same".into()), Sent::Odd("call_same".into())]),
+            Trick::MissingIds => odd_ids([Sent::Absent, Sent::Absent]),
+            Trick::EmptyIds => odd_ids([Sent::Odd(String::new()), Sent::Odd(String::new())]),
             Trick::Huge => shell(&format!("echo {} | wc -c", "x".repeat(HUGE))),
             Trick::Object => {
                 let arguments = self.names().map_or(Value::Null, |(_, command)| json!({command: "echo object"}));
-                let call = self.shell("true").map(|call| Call { arguments: Answer::Odd(arguments), ..call });
+                let call = self.shell("true").map(|call| Call { arguments: Sent::Odd(arguments), ..call });
                 Move { exact: false, ..say().with(call) }
             }
             Trick::SpecialTokens => {

@@ -24,14 +24,14 @@ pub struct Move {
 /// A call with its id where it is not an ordinary one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Call {
-    pub id: Answer<String>,
+    pub id: Sent<String>,
     pub name: String,
-    pub arguments: Answer<Value>,
+    pub arguments: Sent<Value>,
 }
 
 /// A field as it should be, or as some models send it.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Answer<T> {
+pub enum Sent<T> {
     /// Made by the server (an id), or a text (arguments).
     Usual(String),
     Odd(T),
@@ -47,14 +47,14 @@ impl Call {
     /// A call with this text for arguments, JSON or not.
     #[must_use]
     pub fn raw(name: &str, arguments: impl Into<String>) -> Self {
-        Call { id: Answer::Usual(String::new()), name: name.to_owned(), arguments: Answer::Usual(arguments.into()) }
+        Call { id: Sent::Usual(String::new()), name: name.to_owned(), arguments: Sent::Usual(arguments.into()) }
     }
 
     /// The arguments' text; empty where they are no text.
     #[must_use]
     pub fn text(&self) -> &str {
         match &self.arguments {
-            Answer::Usual(text) => text,
+            Sent::Usual(text) => text,
             _ => "",
         }
     }
