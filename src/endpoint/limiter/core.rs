@@ -1,5 +1,6 @@
 //! The numbers behind the limits. Pure: the time is an argument, a duration since any fixed moment.
 
+use super::bucket::Bucket;
 use crate::endpoint::settings::seconds;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -42,11 +43,6 @@ const ROUNDS_TO_MAX: f64 = 64.0;
 /// Good replies whose growth one 429 or 503 between two cuts takes back: the limit settles where one in five is refused, and
 /// does not sink to nothing at an endpoint that refuses now and then whatever its load.
 const TAKEN_BACK: f64 = 4.0;
-/// How much of a minute's allowance may be used at once.
-const BURST: Duration = Duration::from_secs(1);
-/// The longest time that one request holds up the next, whatever its reply says that it used.
-const MOST: Duration = Duration::from_secs(600);
-
 /// How a request came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -198,41 +194,6 @@ impl Core {
             paused_ms: self.paused_until.saturating_sub(now).as_millis() as u64,
             ..self.counts
         }
-    }
-}
-
-/// An allowance a minute, as the moment at which all that was taken is paid for.
-#[derive(Debug)]
-struct Bucket {
-    per_minute: u64,
-    paid_at: Duration,
-}
-
-impl Bucket {
-    fn new(per_minute: u64) -> Self {
-        Bucket { per_minute, paid_at: Duration::ZERO }
-    }
-
-    /// Time in which `n` are earned; none at all without a limit.
-    fn worth(&self, n: u64) -> Duration {
-        match u128::from(self.per_minute) {
-            0 => Duration::ZERO,
-            rate => Duration::from_nanos(u64::try_from(u128::from(n) * 60_000_000_000 / rate).unwrap_or(u64::MAX)).min(MOST),
-        }
-    }
-
-    /// When `n` may be taken. More than a burst may be taken at once from a full bucket, and is paid for after.
-    fn ready(&self, n: u64) -> Duration {
-        (self.paid_at + self.worth(n).min(BURST)).saturating_sub(BURST)
-    }
-
-    fn take(&mut self, n: u64, now: Duration) {
-        self.paid_at = self.paid_at.max(now) + self.worth(n);
-    }
-
-    /// Of what was taken as `estimate`, `used` was used.
-    fn correct(&mut self, estimate: u64, used: u64) {
-        self.paid_at = (self.paid_at + self.worth(used)).saturating_sub(self.worth(estimate));
     }
 }
 
@@ -430,28 +391,6 @@ mod tests {
                     let within = starts.iter().filter(|(s, _)| s >= at && *s < *at + ms(60_000)).count() as u64;
                     prop_assert!(within <= requests_per_minute + requests_per_minute.div_ceil(60) + 1, "{within} in a minute");
                 }
-            }
-        }
-
-        /// What was used is charged, whatever the estimates were: the next start comes when it is all paid for.
-        #[test]
-        fn tokens_are_conserved(uses in prop::collection::vec((0..5_000_u64, 0..5_000_u64), 1..50)) {
-            let mut core = Core::new(Limits { tokens_per_minute: 60_000, ..Limits::default() });
-            let mut now = Duration::ZERO;
-            let mut used = 0;
-            for (estimate, really) in uses {
-                let began = loop {
-                    match core.try_start(estimate, now) {
-                        Start::Go { began } => break began,
-                        Start::Until(at) => now = at,
-                        Start::Full => unreachable!("one at a time"),
-                    }
-                };
-                core.finish(began, estimate, End::Done { tokens: really }, now);
-                used += really;
-                // 1,000 tokens a second and a burst of one second; what is not yet paid for holds the next one up.
-                let debt = core.tokens.ready(1_000).saturating_sub(now);
-                prop_assert!(u128::from(used) <= (now + debt + BURST).as_millis() + 1, "{used} tokens by {now:?}");
             }
         }
     }
