@@ -58,11 +58,6 @@ impl<T> Line<T> {
     pub fn len(&self) -> usize {
         self.len
     }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
 }
 
 #[cfg(test)]
@@ -82,7 +77,7 @@ mod tests {
         for place in &places[2..] {
             assert!(line.leave(*place));
         }
-        assert!(line.is_empty() && line.head().is_none());
+        assert_eq!((line.len(), line.head()), (0, None));
         let again = line.join(9);
         assert!(line.is_head(again) && !line.leave(places[4]));
         assert_eq!(line.len(), 1);

@@ -2,12 +2,14 @@
 //! what the endpoint bears. The waiters form one line, first come first served; only its head looks at the limits, so
 //! every event costs the same with ten thousand waiting as with one.
 
+mod bucket;
 mod core;
 mod line;
 
-pub use core::{Core, End, Limits, Snapshot, Start};
-pub use line::{Line, Place};
+pub use self::core::{End, Limits, Snapshot};
 
+use self::core::{Core, Start};
+use self::line::{Line, Place};
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
