@@ -31,7 +31,8 @@ pub fn run(args: &Args) -> Outcome {
     }
     renew(&args.out)?;
     let file = args.out.with_extension("instances.jsonl");
-    fs::write(&file, INSTANCES).map_err(|e| CliError::failed(format!("{}: {e}: give another --out", file.display())))?;
+    let parent = file.parent().unwrap_or(std::path::Path::new("."));
+    fs::create_dir_all(parent).and_then(|()| fs::write(&file, INSTANCES)).map_err(|e| CliError::failed(format!("{}: {e}: give another --out", file.display())))?;
     let mut instances: Vec<Instance> = Vec::new();
     let take = &mut |instance| {
         instances.push(instance);
@@ -57,6 +58,9 @@ pub fn run(args: &Args) -> Outcome {
     let store = engine::open(&args.out, &settings).map_err(run::refused)?;
     let exit = run::execute(store, settings, None, &Operation::default())?;
     drop(server);
+    if exit != Exit::Done {
+        return Ok(exit);
+    }
 
     let shards = scan::shards(std::slice::from_ref(&args.out)).map_err(CliError::failed)?;
     let report = scan::scan(&shards, &Counter::default(), &ScanSettings::default()).map_err(CliError::failed)?;

@@ -64,7 +64,7 @@ pub struct Identity {
     /// Prompts, tools and call format: scale-swe or sweroll [default: scale-swe]
     #[arg(long, value_name = "NAME", env = "SWEROLL_SCAFFOLD", help_heading = "Agent")]
     pub scaffold: Option<String>,
-    /// Directory whose prompts/*.j2 and tools/*.json take the place of the built-in ones
+    /// Directory whose files (system.j2, instance.j2, execute_bash.json, ...) take the place of the built-in ones
     #[arg(long, value_name = "DIR", env = "SWEROLL_SCAFFOLD_DIR", help_heading = "Agent")]
     pub scaffold_dir: Option<PathBuf>,
     /// How the model calls tools: native or inline (XML in the text) [default: native]

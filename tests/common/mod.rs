@@ -26,9 +26,11 @@ pub struct Endpoint {
 
 impl Endpoint {
     pub fn start(instances: &Path, script: &str, more: &[&str]) -> Self {
+        let listen: &[&str] = if more.contains(&"--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };
         let mut child = sweroll()
-            .args(["endpoint", "--listen", "127.0.0.1:0", "--script", script, "--instances"])
+            .args(["endpoint", "--script", script, "--instances"])
             .arg(instances)
+            .args(listen)
             .args(more)
             .stdout(Stdio::piped())
             .spawn()

@@ -1,0 +1,82 @@
+//! The command line as its users see it.
+
+mod common;
+
+use common::{expect, stderr, stdout, sweroll};
+
+const COMMANDS: [&str; 7] = ["run", "rerun", "tokens", "summary", "show", "endpoint", "demo"];
+
+fn help(command: &str) -> String {
+    stdout(&expect(sweroll().args([command, "--help"]), 0))
+}
+
+#[test]
+fn help_is_as_reviewed() {
+    insta::assert_snapshot!("help", stdout(&expect(sweroll().arg("--help"), 0)));
+    for command in COMMANDS {
+        insta::assert_snapshot!(format!("help_{command}"), help(command));
+    }
+}
+
+/// Each option of a run that is a setting has an environment variable, named in its help; each command has an example.
+#[test]
+fn help_has_examples_and_names_the_environment() {
+    for command in COMMANDS {
+        let text = help(command);
+        assert!(text.contains("Example:"), "{command}");
+        // One paragraph an option: the line with its dashes and the indented lines below it.
+        let mut options: Vec<String> = Vec::new();
+        for line in text.lines() {
+            if line.trim_start().starts_with('-') {
+                options.push(line.trim().to_owned());
+            } else if let Some(last) = options.last_mut().filter(|_| line.starts_with("        ")) {
+                last.push(' ');
+                last.push_str(line.trim());
+            }
+        }
+        for option in options.iter().filter(|o| !["--help", "--version", "--dry-run", "--set", "--attempt"].iter().any(|free| o.contains(free))) {
+            assert!(option.contains("[env: SWEROLL_"), "{command}: {option}");
+        }
+    }
+}
+
+#[test]
+fn the_environment_is_read_and_flags_win_over_it() {
+    let temp = tempfile::tempdir().unwrap();
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/demo.jsonl");
+    let mut command = sweroll();
+    command.args(["run", "--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--dry-run", "--out"]).arg(temp.path().join("x"));
+    command.env("SWEROLL_INSTANCES", demo).env("SWEROLL_SAMPLES", "3");
+    assert!(stdout(&expect(&mut command, 0)).starts_with("5 instances, 15 episodes"));
+    assert!(stdout(&expect(command.args(["--samples", "2"]), 0)).starts_with("5 instances, 10 episodes"));
+    let config = temp.path().join("sweroll.toml");
+    std::fs::write(&config, "[instances]\nsamples = 7\n").unwrap();
+    let mut file = sweroll();
+    file.args(["run", "--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--dry-run", "--instances", demo, "--out"]).arg(temp.path().join("x"));
+    assert!(stdout(&expect(file.arg("--config").arg(&config), 0)).starts_with("5 instances, 35 episodes"));
+}
+
+#[test]
+fn usage_errors_name_the_mend() {
+    for (args, part) in [
+        (&["run", "--out", "x"][..], "--instances is needed"),
+        (&["run", "--out", "x", "--set", "agent.turns"], "KEY=VALUE"),
+        (&["run", "--out", "x", "--set", "agent.truns=1"], "truns"),
+        (&["run", "--out", "x", "--sandbox", "podman"], "podman"),
+        (&["summary", "no-such-dir"], "no-such-dir"),
+        (&["show", "no-such-dir", "noat"], "INSTANCE@SAMPLE"),
+        (&["rerun", "no-such-dir", "--class", "weather"], "endpoint, infra, model"),
+        (&["tokens", "no-such-shard.jsonl.zst"], "no-such-shard"),
+        (&["endpoint", "--instances", "x", "--script", "silver"], "gold, noop, wander, hostile"),
+        (&["endpoint", "--instances", "x", "--script", "gold", "--fault", "429:2"], "429:2"),
+    ] {
+        let output = expect(sweroll().args(args), 2);
+        assert!(stderr(&output).contains(part), "{args:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn completions_and_manual_are_printed() {
+    assert!(stdout(&expect(sweroll().args(["completions", "bash"]), 0)).contains("sweroll"));
+    assert!(stdout(&expect(sweroll().arg("man"), 0)).contains(".TH"));
+}
