@@ -26,7 +26,7 @@ fn help_has_examples_and_names_the_environment() {
         assert!(text.contains("Example:"), "{command}");
         // One paragraph an option: the line with its dashes and the indented lines below it.
         let mut options: Vec<String> = Vec::new();
-        for line in text.lines() {
+        for line in text.split("Example:").next().unwrap().lines() {
             if line.trim_start().starts_with('-') {
                 options.push(line.trim().to_owned());
             } else if let Some(last) = options.last_mut().filter(|_| line.starts_with("        ")) {

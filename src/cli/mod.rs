@@ -89,6 +89,7 @@ enum Command {
 /// Runs the command of the process's arguments.
 #[must_use]
 pub fn main() -> ExitCode {
+    raise_open_files();
     let outcome = match Cli::parse().command {
         Command::Run(args) => run::run(*args),
         Command::Rerun(args) => rerun::run(*args),
@@ -112,6 +113,15 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.exit as u8)
         }
     }
+}
+
+/// Every sandbox and every request holds descriptors: take what the host allows.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Refused: the run goes on with what there is, and says so when it runs out.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 fn manual() -> Outcome {
