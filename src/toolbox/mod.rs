@@ -8,9 +8,11 @@ mod edit;
 mod files;
 mod output;
 mod process;
+mod search;
 mod server;
 mod session;
 mod shell;
 mod text;
+mod usage;
 
 pub use server::main;

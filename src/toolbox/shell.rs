@@ -182,7 +182,7 @@ fn wrapper(is_bash: bool, source: &str, state: Option<&str>) -> String {
     let (read, eval) = if is_bash {
         (
             format!("IFS= read -r -d '' {SCRIPT_VARIABLE} <{source} || :; "),
-            format!("eval \"unset {SCRIPT_VARIABLE};${SCRIPT_VARIABLE}\n\"\n"),
+            format!("eval \"unset {SCRIPT_VARIABLE};${SCRIPT_VARIABLE}\"$'\\n'\n"),
         )
     } else {
         (String::new(), format!(". {source}\n"))
