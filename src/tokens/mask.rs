@@ -97,7 +97,10 @@ impl Counter {
     /// # Errors
     /// Where there is no message, or `tools` is no JSON array.
     pub fn count(&self, messages: &[Message], tools: &str) -> Result<Counts, TemplateError> {
-        let mut counts = Counts { special_in_text: messages.iter().any(|message| message.role != Role::System && self.has_special(message)), ..Counts::default() };
+        let mut counts = Counts {
+            special_in_text: messages.iter().any(|message| message.role != Role::System && self.has_special(message)),
+            ..Counts::default()
+        };
         template::turns(self.target, messages, tools, |turn| {
             let (tokens, loss) = self.tokenizer.count_after(turn.text, turn.header);
             counts.total += tokens;

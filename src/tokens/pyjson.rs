@@ -121,13 +121,32 @@ fn number(text: &str, out: &mut String) {
     if value.is_infinite() {
         return out.push_str(if value < 0.0 { "-Infinity" } else { "Infinity" });
     }
-    let shortest = format!("{value:e}");
-    let (digits, exponent) = shortest.split_once('e').unwrap_or((&shortest, "0"));
+    let scientific = shortest(value);
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
-    let _ = match exponent {
-        -4..16 => write!(out, "{value:?}"),
-        _ => write!(out, "{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs()),
-    };
+    if !(-4..16).contains(&exponent) {
+        let _ = write!(out, "{mantissa}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs());
+        return;
+    }
+    let digits = mantissa.trim_start_matches('-').replace('.', "");
+    out.push_str(if mantissa.starts_with('-') { "-" } else { "" });
+    match usize::try_from(exponent) {
+        Ok(exponent) if exponent + 1 < digits.len() => out.extend([&digits[..=exponent], ".", &digits[exponent + 1..]]),
+        Ok(exponent) => {
+            let _ = write!(out, "{digits:0<width$}.0", width = exponent + 1);
+        }
+        Err(_) => {
+            let _ = write!(out, "0.{digits:0>width$}", width = digits.len() + exponent.unsigned_abs() as usize - 1);
+        }
+    }
+}
+
+/// The fewest digits that read back as the number, as `d.ddde±x`; of two such texts equally near, the even one, as Python has it.
+fn shortest(value: f64) -> String {
+    let any = format!("{value:e}");
+    let digits = any.split('e').next().unwrap_or_default().bytes().filter(u8::is_ascii_digit).count();
+    let nearest = format!("{value:.*e}", digits.saturating_sub(1));
+    if nearest.parse() == Ok(value) { nearest } else { any }
 }
 
 #[cfg(test)]
@@ -136,10 +155,10 @@ mod tests {
 
     #[test]
     fn as_python_writes_it() {
-        let text = r#"[{"b":1,"a":[1.0,-0,-0.0,1e5,1E16,1.5e-5,0.0001,123456789012345680.0,1e400,18446744073709551616],"b":null},
+        let text = r#"[{"b":1,"a":[1.0,-0,-0.0,1e5,1E16,1.5e-5,0.0001,123456789012345680.0,1e400,18446744073709551616,911742462393885.25,-12.50],"b":null},
             "é\u00e9\/\"\\\u0000\u001f\u007f\b\f😀\ud83d\ude00", [], {}, true ]"#;
         let expected = [
-            r#"{"b": null, "a": [1.0, 0, -0.0, 100000.0, 1e+16, 1.5e-05, 0.0001, 1.2345678901234568e+17, Infinity, 18446744073709551616]}"#,
+            r#"{"b": null, "a": [1.0, 0, -0.0, 100000.0, 1e+16, 1.5e-05, 0.0001, 1.2345678901234568e+17, Infinity, 18446744073709551616, 911742462393885.2, -12.5]}"#,
             "\"éé/\\\"\\\\\\u0000\\u001f\u{7f}\\b\\f😀😀\"",
             "[]",
             "{}",

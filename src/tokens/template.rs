@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::{fmt, ops::Range, str::FromStr};
 
 /// A model family by its official chat template.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Target {
     /// Qwen3-30B-A3B-Instruct-2507 and its sisters: `reasoning_content` is not rendered.
     #[default]

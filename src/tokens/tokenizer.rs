@@ -110,7 +110,8 @@ impl Tokenizer {
     /// Qwen3's, from 0.6B to 235B, Instruct-2507 and Coder included; built in.
     #[must_use]
     pub fn qwen3() -> Arc<Tokenizer> {
-        static QWEN3: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| Arc::new(Tokenizer::new("qwen3".into(), &[], qwen3_parts(Vocab::qwen3()))));
+        static QWEN3: LazyLock<Arc<Tokenizer>> =
+            LazyLock::new(|| Arc::new(Tokenizer::new("qwen3".into(), &[], qwen3_parts(Vocab::qwen3()))));
         Arc::clone(&QWEN3)
     }
 
