@@ -1,10 +1,10 @@
 //! Grades one diff in a fresh sandbox of its own.
 
+use super::Settings;
 use super::plan::{Plan, is_shell};
 use super::pytest::{self, Options, Runner};
 use super::report::Report;
 use super::verdict::{Circumstances, empty_diff, verdict};
-use super::{Settings, hygiene};
 use crate::domain::{Failure, Grade, Instance, Kind, TestStatus};
 use crate::sandbox::prepare::{self, Done, call, foreign};
 use crate::sandbox::{Provider, Purpose, Sandbox, Spec};
@@ -25,8 +25,8 @@ pub async fn grade(provider: &dyn Provider, spec: &Spec, instance: &Instance, di
     if diff.trim().is_empty() {
         return Ok(empty_diff(instance));
     }
-    if diff.len() as u64 > hygiene::MAX_DIFF_BYTES {
-        let message = format!("the diff has {} bytes, over the limit of {}", diff.len(), hygiene::MAX_DIFF_BYTES);
+    if diff.len() as u64 > settings.diff_max_bytes {
+        let message = format!("the diff has {} bytes, over the limit of {} (diff_max_bytes)", diff.len(), settings.diff_max_bytes);
         return Err(Failure::new(Kind::DiffTooLarge, message));
     }
     let bad = |error| Failure::new(Kind::Tests, format!("the test patch of {}: {error}", instance.instance_id));
@@ -119,8 +119,11 @@ impl Grading<'_> {
         let op = Op::Apply { workdir: self.sandbox.workdir().to_owned() };
         match call(self.sandbox, op, diff.as_bytes()).await? {
             Ok(_) => Ok(Ok(())),
-            Err(OpError::Failed { message }) => Err(Failure::new(Kind::SandboxLost, format!("no diff can be applied: {message}"))),
-            Err(error) => Ok(Err(error)),
+            Err(error @ (OpError::Rejected { .. } | OpError::Invalid { .. } | OpError::TooLarge { .. })) => Ok(Err(error)),
+            Err(error) => {
+                let message = format!("no diff can be applied in {}: {error}; is git in the image?", self.instance.image);
+                Err(Failure::new(Kind::RunnerMissing, message))
+            }
         }
     }
 
@@ -149,6 +152,9 @@ impl Grading<'_> {
             let report = Report::parse(&self.read(&invocation.report).await?, &self.plan.nonce, ids.len());
             tests.statuses = (0..ids.len()).map(|index| report.status(index)).collect();
             tests.complete = report.complete;
+            if done.end == End::TimedOut {
+                return Err(self.late(&done, &tests.statuses));
+            }
             // 4 is a usage error: options that this pytest does not know, most likely the project's.
             if report.begun && report.exit != Some(4) {
                 break;
@@ -167,6 +173,9 @@ impl Grading<'_> {
             }
             let path = if id.starts_with('/') { id.to_owned() } else { format!("./{id}") };
             let done = self.run_tests(vec!["sh".to_owned(), path], Vec::new(), tests.tests_ms).await?;
+            if done.end == End::TimedOut {
+                return Err(self.late(&done, &tests.statuses));
+            }
             tests.tests_ms += done.duration_ms;
             tests.output_tail.push_str(&done.tail(self.settings.output_tail_bytes));
             tests.statuses.push(match done.end {
@@ -186,13 +195,18 @@ impl Grading<'_> {
         let left_s = limit_s.saturating_sub(spent_ms / 1000).max(1);
         let cap = 4 * self.settings.output_tail_bytes as u64;
         let ran = prepare::run(self.sandbox, Command::Exec(argv), self.sandbox.workdir(), env, left_s, cap, &[]).await?;
-        let done = ran.map_err(|error| Failure::new(Kind::RunnerMissing, format!("the tests could not start: {error}")))?;
-        if done.end == End::TimedOut {
-            let tail = done.tail(2000);
-            let message = format!("the tests passed their deadline of {limit_s} s (tests_timeout_s); the end of their output:\n{tail}");
-            return Err(Failure::new(Kind::GradeTimeout, message));
-        }
-        Ok(done)
+        ran.map_err(|error| Failure::new(Kind::RunnerMissing, format!("the tests could not start: {error}")))
+    }
+
+    fn late(self, done: &Done, statuses: &[TestStatus]) -> Failure {
+        let seen = statuses.iter().filter(|status| **status != TestStatus::Missing).count();
+        let total = self.instance.test_ids().count();
+        let message = format!(
+            "the tests passed their deadline of {} s (tests_timeout_s) with {seen} of {total} listed tests seen; the end of their output:\n{}",
+            self.settings.tests_timeout_s,
+            done.tail(2000)
+        );
+        Failure::new(Kind::GradeTimeout, message)
     }
 
     /// The file, as far as it is read; empty where it does not exist.

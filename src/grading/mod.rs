@@ -21,6 +21,8 @@ pub struct Settings {
     pub tests_timeout_s: u64,
     /// Seconds from the request for a sandbox to the verdict.
     pub timeout_s: u64,
+    /// Bytes of a diff that is graded.
+    pub diff_max_bytes: u64,
     /// Bytes of the runner's output kept on the record.
     pub output_tail_bytes: usize,
     /// Bytes of the report read; what lies beyond counts as missing.
@@ -35,6 +37,7 @@ impl Default for Settings {
         Settings {
             tests_timeout_s: 1800,
             timeout_s: 3600,
+            diff_max_bytes: hygiene::MAX_DIFF_BYTES,
             output_tail_bytes: 16 << 10,
             report_max_bytes: 128 << 20,
             prepare: prepare::Settings::default(),

@@ -13,7 +13,7 @@ pub const TEST_SCRIPT: &str = "test_fail_to_pass.py";
 /// The test files of one grading.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// Directory of this grading's own, outside the repository; its name holds the nonce.
+    /// Directory of this grading's own, outside the repository. Not named as the directories of engines are, which get swept.
     pub private: String,
     /// Marks every record of the report.
     pub nonce: String,
@@ -45,7 +45,7 @@ impl Plan {
         let script = TEST_SCRIPT.as_bytes().to_vec();
         let others: BTreeSet<RepoPath> = tests.union(&changed).filter(|path| **path != script).cloned().collect();
         Ok(Plan {
-            private: format!("/tmp/sweroll-{name}"),
+            private: format!("/tmp/grading-{name}"),
             nonce: nonce.to_owned(),
             test_files: [script].into_iter().chain(others).collect(),
             sources: tests.union(&model).filter(|path| path.ends_with(b".py")).cloned().collect(),

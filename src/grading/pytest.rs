@@ -130,3 +130,41 @@ impl Runner {
         Invocation { argv, env, report }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grading::plan::Plan;
+
+    fn plan() -> Plan {
+        let (private, nonce) = ("/tmp/grading-x".to_owned(), "n0".to_owned());
+        Plan { private, nonce, test_files: Vec::new(), id_files: Vec::new(), sources: Vec::new() }
+    }
+
+    #[test]
+    fn the_probe_is_read() {
+        let runner = found("sh -c python: not found\nsweroll-runner 8.3.5 True False\nsweroll-candidate 1\n").unwrap();
+        assert_eq!((runner.candidate, runner.version.as_str(), runner.has_xdist, runner.has_cov), (1, "8.3.5", true, false));
+        let bare = found("This is pytest version 5.4.3\nsweroll-candidate 4\n").unwrap();
+        assert_eq!((bare.candidate, bare.has_xdist, bare.has_cov), (4, false, false));
+        assert_eq!(found("sh -c python: No module named pytest\n"), None);
+        assert_eq!(found("sweroll-candidate 99\n"), None);
+    }
+
+    #[test]
+    fn the_projects_options_are_kept_and_what_breaks_reports_is_taken_back() {
+        let runner = Runner { candidate: 0, version: "8".to_owned(), has_xdist: true, has_cov: true };
+        let first = runner.invocation(&plan(), "/w", &["t.py", "-x.py"], Options::Project);
+        for option in ["-n0", "--no-cov", "--maxfail=0", "--rootdir=.", "--continue-on-collection-errors", "sweroll_n0"] {
+            assert!(first.argv.iter().any(|word| word == option), "{option}: {:?}", first.argv);
+        }
+        assert!(!first.argv.contains(&"addopts=".to_owned()));
+        assert!(first.argv.ends_with(&["t.py".to_owned(), "./-x.py".to_owned()]));
+        let second = runner.invocation(&plan(), "/w", &["t.py"], Options::None);
+        assert!(second.argv.contains(&"addopts=".to_owned()) && !second.argv.contains(&"-n0".to_owned()));
+        assert_ne!(first.report, second.report, "a report is never written twice");
+        let bare = Runner { has_xdist: false, has_cov: false, ..runner };
+        let argv = bare.invocation(&plan(), "/w", &["t.py"], Options::Project).argv;
+        assert!(!argv.iter().any(|word| word == "-n0" || word == "--no-cov"), "options of plugins that are not there");
+    }
+}
