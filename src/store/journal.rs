@@ -2,11 +2,9 @@
 
 use super::{
     StoreError,
+    fact::Fact,
     files::{AppendFile, Disk},
-    shard::Location,
 };
-use crate::domain::{AttemptId, EpisodeId, Failure, InstanceId, event::Outcome};
-use serde::{Deserialize, Serialize};
 use std::{
     fs::File,
     io::{BufRead, BufReader, Read},
@@ -18,55 +16,6 @@ pub const JOURNAL_FORMAT: u64 = 1;
 
 /// A longer line is damage, not a fact.
 const MAX_LINE_BYTES: u64 = 64 << 20;
-
-/// Written as `{"committed": {...}}`: a tag beside the keys would have each line parsed twice.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Fact {
-    /// A process opened the run. The first fact of every journal.
-    Opened { format: u64, run: String, at_ms: u64 },
-    /// An attempt is about to use what costs time or money.
-    Started { id: AttemptId, at_ms: u64 },
-    /// The attempt's record is durable in its shard.
-    Committed(Committed),
-    /// These episodes are to be done once more, whatever came of them.
-    Reopened { episodes: Vec<EpisodeId>, reason: String, at_ms: u64 },
-    /// No other episode of the instance is begun.
-    Quarantined { instance: InstanceId, failure: Failure, at_ms: u64 },
-    /// A process closed the run in good order.
-    Closed { at_ms: u64 },
-}
-
-impl Fact {
-    /// Milliseconds since the Unix epoch.
-    #[must_use]
-    pub fn at_ms(&self) -> u64 {
-        match self {
-            Fact::Committed(committed) => committed.at_ms,
-            Fact::Opened { at_ms, .. }
-            | Fact::Started { at_ms, .. }
-            | Fact::Reopened { at_ms, .. }
-            | Fact::Quarantined { at_ms, .. }
-            | Fact::Closed { at_ms } => *at_ms,
-        }
-    }
-}
-
-/// A committed attempt: where its record lies and what came of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Committed {
-    pub id: AttemptId,
-    pub location: Location,
-    /// Bytes of the record before compression.
-    pub raw_bytes: u64,
-    /// SHA-256 of the record before compression, hexadecimal.
-    pub digest: String,
-    /// Tokens trained on, -1 until counted; all tokens are the outcome's.
-    pub loss_tokens: i64,
-    pub outcome: Outcome,
-    /// Milliseconds since the Unix epoch.
-    pub at_ms: u64,
-}
 
 /// The end of a journal that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

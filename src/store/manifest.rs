@@ -2,9 +2,10 @@
 
 use super::{
     StoreError,
+    fact::Stream,
     files::{self, Disk},
     run_dir::Layout,
-    shard::{Stream, prefix_digest},
+    shard::prefix_digest,
     state::{Shard, State},
 };
 use serde::{Deserialize, Serialize};

@@ -5,6 +5,7 @@
 
 pub mod dataset;
 mod error;
+pub mod fact;
 mod files;
 pub mod frame;
 pub mod instances;
@@ -21,17 +22,18 @@ mod writer;
 
 pub use dataset::DatasetError;
 pub use error::StoreError;
+pub use fact::{Location, Stream};
 pub use files::Disk;
 pub use instances::Instances;
 pub use manifest::Manifest;
 pub use run_dir::{Layout, Plan, RunDir, RunInfo};
-pub use shard::{Location, Stream};
 pub use spool::SpoolWriter;
 pub use state::State;
 pub use summary::Summary;
 
 use crate::domain::{AttemptId, Entry, EpisodeId, Failure, InstanceId, Trajectory, event::Outcome};
-use journal::{Committed, Fact, JOURNAL_FORMAT, Journal};
+use fact::{Committed, Fact};
+use journal::{JOURNAL_FORMAT, Journal};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,

@@ -2,13 +2,13 @@
 
 use super::{
     StoreError,
+    fact::{Location, Stream},
     files::{self, AppendFile, Disk},
     frame::{self, Frames},
     run_dir::Layout,
     state::Shard,
 };
 use crate::domain::Trajectory;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
     fs::{self, File},
@@ -17,59 +17,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Which file a record belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Stream {
-    /// Final attempts: graded, or ended by the model.
-    Trajectories,
-    /// Attempts that do not count.
-    Attempts,
-}
-
-impl Stream {
-    pub const ALL: [Stream; 2] = [Stream::Trajectories, Stream::Attempts];
-
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Stream::Trajectories => "trajectories",
-            Stream::Attempts => "attempts",
-        }
-    }
-
-    /// Name of the stream's shard of this number.
-    #[must_use]
-    pub fn file(self, shard: u32) -> String {
-        format!("{}-{shard:05}.jsonl.zst", self.as_str())
-    }
-
-    /// Reads a shard's name.
-    #[must_use]
-    pub fn parse(file: &str) -> Option<(Stream, u32)> {
-        let (stream, number) = file.strip_suffix(".jsonl.zst")?.rsplit_once('-')?;
-        let stream = Stream::ALL.into_iter().find(|s| s.as_str() == stream)?;
-        let number = number.parse().ok()?;
-        (stream.file(number) == file).then_some((stream, number))
-    }
-}
-
-/// Where a record's frame lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Location {
-    pub stream: Stream,
-    /// Number of the shard, from 0.
-    pub shard: u32,
-    /// Bytes.
-    pub offset: u64,
-    pub len: u64,
-}
-
-impl Location {
-    #[must_use]
-    pub fn path(&self, layout: &Layout) -> PathBuf {
-        layout.shards().join(self.stream.file(self.shard))
-    }
+/// The shard that holds a record.
+#[must_use]
+pub fn path(layout: &Layout, location: &Location) -> PathBuf {
+    layout.shards().join(location.stream.file(location.shard))
 }
 
 /// Reads the record at a place that the journal names.
@@ -77,7 +28,7 @@ impl Location {
 /// # Errors
 /// Names the file and the offset where the frame or the record cannot be read.
 pub fn read_at(layout: &Layout, location: &Location, max_record_bytes: u64) -> Result<Trajectory, StoreError> {
-    let path = location.path(layout);
+    let path = path(layout, location);
     let damaged = |problem: String| StoreError::damaged(&path, format!("byte {}", location.offset), problem);
     if location.len > max_record_bytes {
         return Err(damaged(format!("a frame of {} bytes is over the limit of {max_record_bytes}", location.len)));

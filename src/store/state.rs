@@ -1,9 +1,6 @@
 //! Where a run stands: a pure fold over the journal's facts, a few bytes an episode.
 
-use super::{
-    journal::{Committed, Fact},
-    shard::Stream,
-};
+use super::fact::{Committed, Fact, Stream};
 use crate::domain::{Attempt, AttemptId, Class, EpisodeId, ExitReason, Failure, InstanceId, Kind, Resolved, transcript::Usage};
 use std::collections::{BTreeMap, HashMap, HashSet};
 

@@ -1,8 +1,8 @@
 //! What a run has come to, for `summary`: a pure view of its state. The keys are a contract.
 
 use super::{
+    fact::Stream,
     run_dir::RunInfo,
-    shard::Stream,
     state::{Shard, State},
 };
 use crate::domain::{Class, ExitReason, Resolved, transcript::Usage};

@@ -3,12 +3,13 @@
 
 use super::{
     Settings, StoreError,
+    fact::{Committed, Fact, Location, Stream},
     files::{self, Disk},
     frame::FrameWriter,
-    journal::{Committed, Fact, Journal},
+    journal::Journal,
     manifest::{Digests, Manifest},
     run_dir::Layout,
-    shard::{LiveShard, Location, Stream},
+    shard::LiveShard,
     spool,
     state::{Contradiction, State},
 };
@@ -28,6 +29,12 @@ pub(super) enum Job {
     Commit(Commit),
     Fact(Fact, Answer<()>),
     Close(Answer<Manifest>),
+}
+
+impl Job {
+    fn bytes(&self) -> usize {
+        if let Job::Commit(commit) = self { commit.record.len() } else { 0 }
+    }
 }
 
 pub(super) struct Commit {
@@ -66,7 +73,9 @@ struct Round {
     ids: HashSet<AttemptId>,
 }
 
+/// What one round takes at most, records before compression: it bounds the memory and the wait of the first.
 const ROUND_JOBS: usize = 256;
+const ROUND_BYTES: usize = 32 << 20;
 
 impl Writer {
     /// Works until it is asked to close, or nobody can ask any more.
@@ -74,9 +83,11 @@ impl Writer {
         let mut closing = None;
         while closing.is_none() {
             let Some(first) = jobs.blocking_recv() else { break };
+            let mut bytes = first.bytes();
             let mut waiting = vec![first];
-            while waiting.len() < ROUND_JOBS {
+            while waiting.len() < ROUND_JOBS && bytes < ROUND_BYTES {
                 let Ok(job) = jobs.try_recv() else { break };
+                bytes += job.bytes();
                 waiting.push(job);
             }
             closing = self.round(waiting);

@@ -3,6 +3,7 @@
 mod crashes;
 mod datasets;
 mod disks;
+mod format;
 mod journals;
 mod run_dirs;
 mod states;
@@ -25,9 +26,10 @@ use sweroll::{
     store::{
         Disk, Instances, Layout, Location, Manifest, Plan, RunDir, Settings, State, Store, StoreError, Stream, View,
         dataset::{self, Options},
+        fact::{Committed, Fact},
         frame::Frames,
         instances::{self, InstancesWriter},
-        journal::{self, Committed, Fact, Journal},
+        journal::{self, Journal},
         rerun,
         run_dir::differences,
     },
