@@ -118,7 +118,7 @@ impl Puller {
             return Ok(image);
         }
         if self.settings.when == Pull::Never {
-            let mend = "pull or build it, or allow pulling with pull = \"missing\"";
+            let mend = "pull or build it, or allow pulling with pull.when = \"missing\"";
             return Err(Failure::new(
                 Kind::ImageMissing,
                 format!("image {name} is not on the Docker daemon at {}; {mend}", self.daemon.host),

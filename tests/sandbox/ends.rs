@@ -4,7 +4,7 @@ use crate::support::*;
 use bollard::query_parameters::KillContainerOptions;
 use std::time::{Duration, Instant};
 use sweroll::sandbox::docker::Stream;
-use sweroll::sandbox::{Limits, Provider, Spec};
+use sweroll::sandbox::{Limits, Local, Provider, Spec, local};
 use sweroll::toolbox::client::ToolboxError;
 use sweroll::toolbox::protocol::{Answer, End, Op};
 
@@ -115,36 +115,45 @@ async fn a_sweep_leaves_a_live_run_alone() {
     let forgotten = one.start(&mine).await.unwrap();
     let live = two.start(&theirs).await.unwrap();
     std::mem::forget(forgotten);
-    assert_eq!(one.sweep(&mine.run).await.unwrap(), 1);
+    assert!(one.sweep(&mine.run).await.unwrap() >= 1);
     assert!(containers(&mine.run).await.is_empty());
     read(live.toolbox(), "/proc/1/comm").await;
     live.destroy().await.unwrap();
 }
 
-/// Not a test by itself: the engine that is killed by the next one.
+/// Not a test by itself: the engine that is killed by the next ones. `SWEROLL_TEST_CHILD` is its kind and its run.
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_engine_child() {
-    let Ok(test) = std::env::var("SWEROLL_TEST_CHILD") else { return };
-    let _sandbox = docker(Stream::Auto).await.start(&spec_of_run(&test)).await.unwrap();
-    println!("started");
+    let Ok(order) = std::env::var("SWEROLL_TEST_CHILD") else { return };
+    let (kind, run) = order.split_once(' ').unwrap();
+    let provider: Box<dyn Provider> = match kind {
+        "local" => Box::new(Local::new(local::Settings { toolbox_path: toolbox_path(), private_dir: Some(run.into()) })),
+        "attach" => Box::new(docker(Stream::Attach).await),
+        _ => Box::new(docker(Stream::Socket).await),
+    };
+    let sandbox = provider.start(&Spec { run: run.into(), ..spec("", EMPTY) }).await.unwrap();
+    let pid = if kind == "local" { output(sandbox.toolbox(), shell("sleep 1000 & echo $!")).await.1 } else { String::new() };
+    println!("started {pid}");
     tokio::time::sleep(Duration::from_secs(600)).await;
 }
 
-fn spec_of_run(run: &str) -> Spec {
-    Spec { run: run.into(), ..spec("", EMPTY) }
-}
-
-fn engine(run: &str) -> std::process::Child {
+/// A live engine with a sandbox, and what it said of it.
+fn engine(kind: &str, run: &str) -> (std::process::Child, String) {
     use std::io::{BufRead, BufReader};
     let mut child = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "ends::dead_engine_child", "--nocapture"])
-        .env("SWEROLL_TEST_CHILD", run)
+        .env("SWEROLL_TEST_CHILD", format!("{kind} {run}"))
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert!(lines.map_while(Result::ok).any(|line| line.contains("started")), "the child engine did not start its sandbox");
-    child
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let said = lines.find_map(|line| Some(line.split_once("started ")?.1.trim().to_owned()));
+    (child, said.expect("the child engine starts its sandbox"))
+}
+
+fn kill(mut engine: std::process::Child) {
+    engine.kill().unwrap();
+    engine.wait().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -153,20 +162,37 @@ async fn a_dead_engine_leaves_nothing() {
         return;
     }
     let docker = docker(Stream::Auto).await;
-    let run = format!("test-dead-{}", std::process::id());
-    let mut child = engine(&run);
-    assert_eq!(docker.sweep("test-another").await.unwrap(), 0, "its engine lives");
-    assert_eq!(containers(&run).await.len(), 1);
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(gone_within(&run, Duration::from_secs(30)).await, "the toolbox must end with its stream");
+    for kind in ["socket", "attach"] {
+        let run = format!("test-dead-{kind}-{}", std::process::id());
+        let (child, _) = engine(kind, &run);
+        docker.sweep("test-another").await.unwrap();
+        assert_eq!(containers(&run).await.len(), 1, "its engine lives");
+        kill(child);
+        assert!(gone_within(&run, Duration::from_secs(30)).await, "the toolbox must end with its stream");
 
-    // One that is frozen cannot end by itself: it takes a sweep, be it that of another run.
-    let mut child = engine(&run);
-    let id = containers(&run).await.pop().unwrap();
-    client().pause_container(&id).await.unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert_eq!(docker.sweep("test-another").await.unwrap(), 1);
-    assert!(containers(&run).await.is_empty());
+        // One that is frozen cannot end by itself: it takes a sweep, be it that of another run.
+        let (child, _) = engine(kind, &run);
+        let id = containers(&run).await.pop().unwrap();
+        client().pause_container(&id).await.unwrap();
+        kill(child);
+        assert!(docker.sweep("test-another").await.unwrap() >= 1);
+        assert!(containers(&run).await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_engine_leaves_no_local_process() {
+    let base = tempfile::tempdir().unwrap();
+    let (child, pid) = engine("local", base.path().to_str().unwrap());
+    let command = format!("/proc/{pid}/cmdline");
+    assert!(std::fs::read_to_string(&command).is_ok());
+    kill(child);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !std::fs::read_to_string(&command).unwrap_or_default().is_empty() {
+        assert!(Instant::now() < deadline, "the toolbox must end with its stream, and take its processes with it");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let local = Local::new(local::Settings { toolbox_path: toolbox_path(), private_dir: Some(base.path().into()) });
+    assert_eq!(local.sweep("any").await.unwrap(), 1);
+    assert_eq!(std::fs::read_dir(base.path()).unwrap().count(), 0);
 }

@@ -32,6 +32,9 @@ async fn a_sandbox_is_closed_but_for_the_toolbox() {
     let names: BTreeSet<&str> = environment.split('\0').filter_map(|pair| pair.split_once('=')).map(|(name, _)| name).collect();
     assert_eq!(names, BTreeSet::from(["HOME", "HOSTNAME", "PATH"]), "{environment}");
 
+    let groups = read(toolbox, "/proc/self/cgroup").await;
+    assert!(groups.lines().all(|line| line.ends_with(":/")), "{groups}");
+
     let devices = read(toolbox, "/proc/net/dev").await;
     let devices: Vec<&str> = devices.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim()).collect();
     assert_eq!(devices, ["lo"]);

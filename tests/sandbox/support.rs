@@ -36,7 +36,7 @@ pub async fn daemon_answers() -> bool {
             Err(_) => false,
         };
         if answers {
-            import_empty_image().await;
+            import_empty_image(EMPTY, "1").await;
         }
         answers
     };
@@ -48,7 +48,8 @@ pub async fn daemon_answers() -> bool {
     answers
 }
 
-async fn import_empty_image() {
+/// An image of that name with that label; a second import of the same name takes the name from the first.
+pub async fn import_empty_image(name: &str, label: &str) {
     let mut archive = tar::Builder::new(Vec::new());
     for path in ["tmp/", "work/"] {
         let mut header = tar::Header::new_gnu();
@@ -57,12 +58,12 @@ async fn import_empty_image() {
         header.set_size(0);
         archive.append_data(&mut header, path, std::io::empty()).unwrap();
     }
-    let (repo, tag) = EMPTY.split_once(':').unwrap();
+    let (repo, tag) = name.split_once(':').unwrap();
     let options = CreateImageOptions {
         from_src: Some("-".into()),
         repo: Some(repo.into()),
         tag: Some(tag.into()),
-        changes: vec!["ENTRYPOINT [\"/no/such/program\"]".into(), "WORKDIR /work".into(), "LABEL sweroll.test=1".into()],
+        changes: vec!["ENTRYPOINT [\"/no/such/program\"]".into(), "WORKDIR /work".into(), format!("LABEL sweroll.test={label}")],
         ..CreateImageOptions::default()
     };
     let body = bollard::body_full(archive.into_inner().unwrap().into());

@@ -53,6 +53,26 @@ async fn a_daemon_that_does_not_share_our_files_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_across_the_network_serves_too() {
+    if !daemon_answers().await {
+        return;
+    }
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = format!("tcp://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let mut far = tokio::net::UnixStream::connect(daemon_socket()).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
+        }
+    });
+    let docker = Docker::connect(Settings { host, ..settings(Stream::Auto) }).await.unwrap();
+    docker.check().await.unwrap();
+    let sandbox = docker.start(&spec("tcp", EMPTY)).await.unwrap();
+    assert!(!read(sandbox.toolbox(), "/proc/self/mountinfo").await.contains(" /.sweroll"));
+    sandbox.destroy().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_starts_look_an_image_up_once() {
     if !daemon_answers().await {
         return;
