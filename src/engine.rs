@@ -4,7 +4,7 @@
 use crate::{
     agent::{
         prompt::Scaffold,
-        runner::{self, Spool},
+        runner::{self, Emit, Spool},
     },
     config::{Backend, MAY_DIFFER, Settings},
     domain::{
@@ -32,9 +32,6 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::mpsc;
-
-/// Takes the run's events; must not block.
-pub type Emit = Arc<dyn Fn(EventKind) + Send + Sync>;
 
 /// Why a run could not be opened; nothing was begun.
 #[derive(Debug, thiserror::Error)]
@@ -177,7 +174,7 @@ pub async fn run(
     });
     let todo = engine.todo(only).await?;
     let (total, outstanding) = (engine.store.summary().episodes.total, todo.len() as u64);
-    (engine.emit)(EventKind::RunStarted { version: crate::domain::event::EVENTS_VERSION, run: run.clone(), total, outstanding });
+    (engine.emit)(EventKind::RunStarted { version: crate::domain::event::EVENTS_VERSION, run: run.clone(), total, outstanding }).await;
     let quarantined = engine.store.with_state(|state| state.quarantined().clone());
     let core = Core::new(engine.settings.scheduler.clone(), todo, quarantined);
     let end = driver::drive(core, Arc::clone(&engine), stop).await;
@@ -185,7 +182,7 @@ pub async fn run(
         tracing::warn!(%failure, "sandboxes may be left; the next run removes them");
     }
     let summary = engine.store.summary();
-    (engine.emit)(EventKind::RunEnded { committed: summary.episodes.committed, outstanding: summary.episodes.outstanding });
+    (engine.emit)(EventKind::RunEnded { committed: summary.episodes.committed, outstanding: summary.episodes.outstanding }).await;
     if let Some(engine) = Arc::into_inner(engine) {
         engine.store.close().await.map_err(|e| e.failure())?;
     }
@@ -277,7 +274,7 @@ impl Engine {
     async fn run_agent(&self, id: &AttemptId) -> Result<(), Failure> {
         let admitted = Instant::now();
         let head = self.head(id);
-        (self.emit)(EventKind::AttemptStarted { id: id.clone() });
+        (self.emit)(EventKind::AttemptStarted { id: id.clone() }).await;
         self.store.started(id.clone()).await.map_err(|e| e.failure())?;
         let instance = self.instance(&id.episode.instance).await?;
         let sandbox = self.provider.start(&self.spec(id, Purpose::Agent, &instance)).await?;
@@ -299,7 +296,7 @@ impl Engine {
             .render(instance, sandbox.workdir())
             .map_err(|e| Failure::new(Kind::RunDir, format!("the prompt of {} cannot be rendered: {e}", instance.instance_id)))?;
         let setup_ms = admitted.elapsed().as_millis() as u64;
-        (self.emit)(EventKind::AgentStarted { id: head.id.clone(), setup_ms });
+        (self.emit)(EventKind::AgentStarted { id: head.id.clone(), setup_ms }).await;
         let image_digest = sandbox.image_digest().to_owned();
         let mut spool = DurableSpool(self.store.spool(&head.id));
         let begun = Begun { messages, image_digest, base_tree: prepared.base_tree, setup_ms, ..head };
@@ -307,7 +304,7 @@ impl Engine {
     }
 
     async fn run_grade(&self, id: &AttemptId) -> Result<(), Failure> {
-        (self.emit)(EventKind::GradeStarted { id: id.clone() });
+        (self.emit)(EventKind::GradeStarted { id: id.clone() }).await;
         let instance = self.instance(&id.episode.instance).await?;
         let patch = self.with_draft(id, |draft| {
             draft.failure = None;
@@ -358,7 +355,7 @@ impl Engine {
         let outcome = outcome(&trajectory, counts).map_err(|e| Failure::new(Kind::Panic, format!("the record of {id}: {e}")))?;
         let stream = stream(&outcome);
         self.store.commit(&trajectory, outcome.clone(), stream).await.map_err(|e| e.failure())?;
-        (self.emit)(EventKind::Committed { id: id.clone(), outcome });
+        (self.emit)(EventKind::Committed { id: id.clone(), outcome }).await;
         Ok(())
     }
 }
@@ -445,20 +442,22 @@ impl Work for Engine {
         self.with_draft(id, |draft| draft.failure = Some(failure.clone()));
     }
 
-    fn notice(&self, action: &Action) {
-        match action {
-            Action::Retrying { id, failure, delay_ms } => {
-                (self.emit)(EventKind::Retrying { id: id.clone(), failure: failure.clone(), delay_ms: *delay_ms });
+    fn notice(&self, action: Action) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            match action {
+                Action::Retrying { id, failure, delay_ms } => {
+                    (self.emit)(EventKind::Retrying { id, failure, delay_ms }).await;
+                }
+                Action::Draining { reason } => {
+                    tracing::warn!(%reason, "draining");
+                    (self.emit)(EventKind::Draining { reason }).await;
+                }
+                Action::Abandon { id } => {
+                    tracing::error!(%id, "not committed; its spool stays and the next opening of the run commits it");
+                    self.take(&id);
+                }
+                _ => {}
             }
-            Action::Draining { reason } => {
-                tracing::warn!(%reason, "draining");
-                (self.emit)(EventKind::Draining { reason: reason.clone() });
-            }
-            Action::Abandon { id } => {
-                tracing::error!(%id, "not committed; its spool stays and the next opening of the run commits it");
-                self.take(id);
-            }
-            _ => {}
-        }
+        })
     }
 }

@@ -34,7 +34,9 @@ fn help_has_examples_and_names_the_environment() {
                 last.push_str(line.trim());
             }
         }
-        for option in options.iter().filter(|o| !["--help", "--version", "--dry-run", "--set", "--attempt"].iter().any(|free| o.contains(free))) {
+        for option in
+            options.iter().filter(|o| !["--help", "--version", "--dry-run", "--set", "--attempt"].iter().any(|free| o.contains(free)))
+        {
             assert!(option.contains("[env: SWEROLL_"), "{command}: {option}");
         }
     }
@@ -52,7 +54,8 @@ fn the_environment_is_read_and_flags_win_over_it() {
     let config = temp.path().join("sweroll.toml");
     std::fs::write(&config, "[instances]\nsamples = 7\n").unwrap();
     let mut file = sweroll();
-    file.args(["run", "--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--dry-run", "--instances", demo, "--out"]).arg(temp.path().join("x"));
+    file.args(["run", "--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--dry-run", "--instances", demo, "--out"])
+        .arg(temp.path().join("x"));
     assert!(stdout(&expect(file.arg("--config").arg(&config), 0)).starts_with("5 instances, 35 episodes"));
 }
 

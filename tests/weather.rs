@@ -70,8 +70,26 @@ fn every_record_has_every_key_and_no_null() {
     let temp = tempfile::tempdir().unwrap();
     expect(&mut run(&endpoint.url, temp.path(), &[]), 0);
     let keys = [
-        "schema_version", "trajectory_id", "instance_id", "repo", "base_commit", "sample", "attempt", "model", "scaffold", "messages",
-        "tools", "model_patch", "resolved", "reward", "exit_reason", "num_turns", "num_tokens", "num_loss_tokens", "cost_usd", "usage",
+        "schema_version",
+        "trajectory_id",
+        "instance_id",
+        "repo",
+        "base_commit",
+        "sample",
+        "attempt",
+        "model",
+        "scaffold",
+        "messages",
+        "tools",
+        "model_patch",
+        "resolved",
+        "reward",
+        "exit_reason",
+        "num_turns",
+        "num_tokens",
+        "num_loss_tokens",
+        "cost_usd",
+        "usage",
         "meta",
     ];
     for record in records(temp.path(), "").iter() {
@@ -83,7 +101,8 @@ fn every_record_has_every_key_and_no_null() {
         }
         let calls = |m: &Value| m["tool_calls"].as_array().unwrap().iter().map(|c| c["id"].clone()).collect::<Vec<_>>();
         let made: Vec<Value> = record["messages"].as_array().unwrap().iter().flat_map(calls).collect();
-        let answered: Vec<Value> = record["messages"].as_array().unwrap().iter().filter(|m| m["role"] == "tool").map(|m| m["tool_call_id"].clone()).collect();
+        let answered: Vec<Value> =
+            record["messages"].as_array().unwrap().iter().filter(|m| m["role"] == "tool").map(|m| m["tool_call_id"].clone()).collect();
         assert_eq!(made, answered, "every call has its answer, in order");
         for column in ["usage", "meta"] {
             serde_json::from_str::<Value>(record[column].as_str().unwrap()).unwrap();
@@ -96,7 +115,8 @@ fn a_storm_of_faults_ends_no_episode() {
     let faults = ["--fault", "429:0.15", "--fault", "500:0.1", "--fault", "503:0.05", "--fault", "reset:0.1", "--fault", "truncated:0.1"];
     let endpoint = Endpoint::start(&instances(), "wander", &faults);
     let temp = tempfile::tempdir().unwrap();
-    let quick = ["--set", "endpoint.retry.base_s=0.01", "--set", "endpoint.limits.cool_down_s=0.05", "--set", "endpoint.limits.pause_cap_s=0.05"];
+    let quick =
+        ["--set", "endpoint.retry.base_s=0.01", "--set", "endpoint.limits.cool_down_s=0.05", "--set", "endpoint.limits.pause_cap_s=0.05"];
     expect(run(&endpoint.url, temp.path(), &["--samples", "4", "--filter", "greet|total"]).args(quick), 0);
     let summary = summary(temp.path());
     assert_eq!((&summary["episodes"]["committed"], &summary["attempts"]), (&json!(8), &json!(8)), "{summary:#}");

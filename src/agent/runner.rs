@@ -30,6 +30,9 @@ pub trait Spool: Send + Sync {
     fn append<'a>(&'a mut self, entry: &'a Entry) -> BoxFuture<'a, Result<(), Failure>>;
 }
 
+/// Takes the run's events; waits where those who watch are behind.
+pub type Emit = Arc<dyn Fn(EventKind) -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// What all agents of a run share.
 #[derive(Clone)]
 pub struct Shared {
@@ -38,7 +41,7 @@ pub struct Shared {
     pub limits: Limits,
     /// Pathspecs left out of the diff.
     pub exclude: Arc<[String]>,
-    pub emit: Arc<dyn Fn(EventKind) + Send + Sync>,
+    pub emit: Emit,
 }
 
 /// One agent at work.
@@ -107,7 +110,8 @@ impl Runner<'_> {
                 usage: response.usage,
                 cost_usd: response.cost_usd,
                 latency_ms: response.latency_ms,
-            });
+            })
+            .await;
             self.context.replied(response.usage, &response.message);
             self.record(Entry::Response(response)).await?;
             match self.machine.replied(&self.shared.limits, reply) {
@@ -144,11 +148,8 @@ impl Runner<'_> {
 
     /// A reply, or the exit reason that stands in its place.
     async fn ask(&mut self) -> Result<Result<Response, ExitReason>, Failure> {
-        let request = Request {
-            messages: &self.transcript.messages,
-            tools: &self.transcript.begun.tools,
-            estimate: self.context.next_prompt(),
-        };
+        let request =
+            Request { messages: &self.transcript.messages, tools: &self.transcript.begun.tools, estimate: self.context.next_prompt() };
         match tokio::time::timeout(self.wall_left(), self.shared.client.complete(request)).await {
             Err(_) => Ok(Err(ExitReason::WallTimeLimit)),
             Ok(Ok(response)) => Ok(Ok(response)),
@@ -292,7 +293,8 @@ impl Runner<'_> {
             id: self.transcript.begun.id.clone(),
             exit_reason,
             patch_bytes: model_patch.len() as u64,
-        });
+        })
+        .await;
         Ended {
             exit_reason: if failure.is_some() { ExitReason::Failed } else { exit_reason },
             model_patch,
@@ -312,7 +314,8 @@ impl Runner<'_> {
             max: self.shared.limits.diff_bytes,
         };
         match self.sandbox.toolbox().call(op, &[]).await {
-            Ok((_, diff)) => String::from_utf8(diff.into()).map_err(|e| Failure::new(Kind::SandboxLost, format!("the toolbox sent a diff that is not UTF-8: {e}"))),
+            Ok((_, diff)) => String::from_utf8(diff.into())
+                .map_err(|e| Failure::new(Kind::SandboxLost, format!("the toolbox sent a diff that is not UTF-8: {e}"))),
             Err(ToolboxError::Op(refused)) => Err(Failure::new(refused_kind(&refused), format!("the diff could not be taken: {refused}"))),
             Err(lost) => Err(self.lost(&lost).await),
         }

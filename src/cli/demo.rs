@@ -32,7 +32,9 @@ pub fn run(args: &Args) -> Outcome {
     renew(&args.out)?;
     let file = args.out.with_extension("instances.jsonl");
     let parent = file.parent().unwrap_or(std::path::Path::new("."));
-    fs::create_dir_all(parent).and_then(|()| fs::write(&file, INSTANCES)).map_err(|e| CliError::failed(format!("{}: {e}: give another --out", file.display())))?;
+    fs::create_dir_all(parent)
+        .and_then(|()| fs::write(&file, INSTANCES))
+        .map_err(|e| CliError::failed(format!("{}: {e}: give another --out", file.display())))?;
     let mut instances: Vec<Instance> = Vec::new();
     let take = &mut |instance| {
         instances.push(instance);

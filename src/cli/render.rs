@@ -48,7 +48,8 @@ pub fn summary(summary: &Summary) -> String {
     let episodes = &summary.episodes;
     let mut text = String::new();
     let _ = writeln!(text, "run {}  model {}  scaffold {}", summary.run, summary.model, summary.scaffold);
-    let share = |n: u64| if episodes.committed == 0 { String::new() } else { format!("{:.1} %", 100.0 * n as f64 / episodes.committed as f64) };
+    let share =
+        |n: u64| if episodes.committed == 0 { String::new() } else { format!("{:.1} %", 100.0 * n as f64 / episodes.committed as f64) };
     let mut rows = vec![
         vec!["episodes".to_owned(), grouped(episodes.total), String::new()],
         vec!["  committed".to_owned(), grouped(episodes.committed), String::new()],

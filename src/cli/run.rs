@@ -9,7 +9,7 @@ use crate::{
     config::Settings,
     domain::{EpisodeId, Failure, Kind},
     engine::{self, OpenError},
-    reporter::{self, Reporter},
+    reporter::{Notes, ProgressMode, Reporter, ReporterSettings, emit},
     scheduler::driver::{End, Stop},
     store::{RunDir, Store, StoreError, dataset},
 };
@@ -93,14 +93,14 @@ pub fn refused(error: OpenError) -> CliError {
 pub fn execute(store: Store, settings: Settings, only: Option<Vec<EpisodeId>>, operation: &Operation) -> Outcome {
     let dir = store.dir().layout().root().to_owned();
     log_to(&store.dir().layout().logs())?;
-    let reporter = Reporter::start(reporter::Options { events: operation.events.clone(), progress: !operation.quiet, ..Default::default() })
-        .map_err(CliError::usage)?;
-    let emit = reporter.emit();
+    let watch = ReporterSettings { progress: if operation.quiet { ProgressMode::Off } else { ProgressMode::Auto }, ..Default::default() };
     let report = block_on(async {
-        let stop = stops()?;
-        engine::run(store, settings, only, emit, stop).await.map_err(|failure| stopped(&failure))
+        let (events, reporter) = Reporter::start(&watch, operation.events.as_deref()).map_err(CliError::usage)?;
+        let stop = stops(reporter.notes())?;
+        let report = engine::run(store, settings, only, emit(events), stop).await.map_err(|failure| stopped(&failure));
+        reporter.finish().await;
+        report
     })?;
-    reporter.finish();
     let report = report?;
     let mut text = render::summary(&report.summary);
     let exit = match report.end {
@@ -109,7 +109,10 @@ pub fn execute(store: Store, settings: Settings, only: Option<Vec<EpisodeId>>, o
             Exit::Done
         }
         End::Drained(reason) => {
-            eprintln!("sweroll: stopped: {reason}\nsweroll: {} episodes are outstanding; the same command resumes", report.summary.episodes.outstanding);
+            eprintln!(
+                "sweroll: stopped: {reason}\nsweroll: {} episodes are outstanding; the same command resumes",
+                report.summary.episodes.outstanding
+            );
             Exit::Unfinished
         }
         End::Killed => {
@@ -127,7 +130,7 @@ fn stopped(failure: &Failure) -> CliError {
 }
 
 /// The first Ctrl-C (or SIGTERM) drains, the second kills.
-fn stops() -> Result<mpsc::Receiver<Stop>, CliError> {
+fn stops(notes: Notes) -> Result<mpsc::Receiver<Stop>, CliError> {
     let broken = |e| CliError::failed(format!("no signal handler: {e}"));
     let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(broken)?;
@@ -139,7 +142,7 @@ fn stops() -> Result<mpsc::Receiver<Stop>, CliError> {
                 _ = terminate.recv() => {}
             }
             if stop == Stop::Drain {
-                eprintln!("\nsweroll: finishing what is at work; once more stops at once");
+                notes.print("sweroll: finishing what is at work; once more stops at once");
             }
             if sender.send(stop).await.is_err() {
                 return;

@@ -9,7 +9,9 @@ use clap::Args as ClapArgs;
 use std::{fmt::Write, path::PathBuf};
 
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "Example:\n  sweroll show runs/first pypi_click_pr2219@0\n  sweroll show runs/first pypi_click_pr2219@0 --attempt 1 --format json")]
+#[command(
+    after_help = "Example:\n  sweroll show runs/first pypi_click_pr2219@0\n  sweroll show runs/first pypi_click_pr2219@0 --attempt 1 --format json"
+)]
 pub struct Args {
     /// Directory of the run
     pub dir: PathBuf,
@@ -51,7 +53,8 @@ pub fn run(args: &Args) -> Outcome {
 
 fn text(t: &Trajectory) -> String {
     let mut out = String::new();
-    let _ = writeln!(out, "{}  {}  {} turns  {} tokens  {}", t.trajectory_id, t.model, t.num_turns, t.num_tokens, render::word(&t.exit_reason));
+    let _ =
+        writeln!(out, "{}  {}  {} turns  {} tokens  {}", t.trajectory_id, t.model, t.num_turns, t.num_tokens, render::word(&t.exit_reason));
     for message in &t.messages {
         out += &section(message);
     }

@@ -10,7 +10,9 @@ use clap::Args as ClapArgs;
 use std::path::PathBuf;
 
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "Example:\n  sweroll tokens runs/first\n  sweroll tokens runs/*/shards/trajectories-*.zst --format json | jq .total.loss_tokens")]
+#[command(
+    after_help = "Example:\n  sweroll tokens runs/first\n  sweroll tokens runs/*/shards/trajectories-*.zst --format json | jq .total.loss_tokens"
+)]
 pub struct Args {
     /// Directories of runs, or shards (.jsonl.zst, .jsonl.gz, .jsonl)
     #[arg(required = true, value_name = "DIR|SHARD")]
@@ -46,7 +48,8 @@ pub fn run(args: &Args) -> Outcome {
 /// The report for people.
 #[must_use]
 pub fn table(report: &Report) -> String {
-    let head = ["shard", "trajectories", "tokens", "trained", "system", "user", "assistant", "tool", "p50", "p95", "max", ">32k", ">64k", ">128k"];
+    let head =
+        ["shard", "trajectories", "tokens", "trained", "system", "user", "assistant", "tool", "p50", "p95", "max", ">32k", ">64k", ">128k"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(report.shards.iter().map(row));
     if report.shards.len() != 1 {
@@ -54,7 +57,10 @@ pub fn table(report: &Report) -> String {
     }
     let mut text = format!("target {}, tokenizer {}\n\n{}", report.target, report.tokenizer, render::table(&rows));
     if report.total.special_in_text > 0 {
-        text += &format!("\n{} trajectories hold special tokens as text, such as <|im_end|>: look at them before you train\n", report.total.special_in_text);
+        text += &format!(
+            "\n{} trajectories hold special tokens as text, such as <|im_end|>: look at them before you train\n",
+            report.total.special_in_text
+        );
     }
     text
 }

@@ -1,6 +1,9 @@
 //! All settings of a run, each module's under its own name.
 
-use crate::{agent::{machine, prompt}, endpoint, grading, sandbox, scheduler, store};
+use crate::{
+    agent::{machine, prompt},
+    endpoint, grading, sandbox, scheduler, store,
+};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use toml::Table;

@@ -8,7 +8,8 @@ pub mod jsonl;
 pub mod progress;
 pub mod stats;
 
-use crate::domain::event::Event;
+use crate::domain::event::{Event, EventKind};
+use futures_util::future::BoxFuture;
 use jsonl::{EventsFile, EventsFileError};
 use progress::Painter;
 use serde::{Deserialize, Serialize};
@@ -70,6 +71,17 @@ pub struct Reporter {
     folding: JoinHandle<Option<EventsFile>>,
     screen: Screen,
     last_draw: Duration,
+}
+
+/// The sending end as the run takes it: each event gets its time and waits for room.
+#[must_use]
+pub fn emit(events: mpsc::Sender<Event>) -> Arc<dyn Fn(EventKind) -> BoxFuture<'static, ()> + Send + Sync> {
+    Arc::new(move |kind| {
+        let events = events.clone();
+        let at_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        // Nobody listens any more: nothing is lost that the journal does not have.
+        Box::pin(async move { drop(events.send(Event { at_ms, kind }).await) })
+    })
 }
 
 /// Puts lines on stderr without tearing the live ones.

@@ -30,19 +30,42 @@ pub enum Input {
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    StartAgent { id: AttemptId },
-    Grade { id: AttemptId },
+    StartAgent {
+        id: AttemptId,
+    },
+    Grade {
+        id: AttemptId,
+    },
     /// Make durable; `counts`: this attempt decides its episode.
-    Commit { id: AttemptId, counts: bool },
+    Commit {
+        id: AttemptId,
+        counts: bool,
+    },
     /// Record an episode that is not begun, since its instance is quarantined.
-    Skip { id: AttemptId, failure: Failure },
+    Skip {
+        id: AttemptId,
+        failure: Failure,
+    },
     /// A commit could not be made: the attempt's spool stays for the next opening.
-    Abandon { id: AttemptId },
+    Abandon {
+        id: AttemptId,
+    },
     /// No episode of the instance is begun any more.
-    Quarantine { instance: InstanceId, failure: Failure },
-    Retrying { id: AttemptId, failure: Failure, delay_ms: u64 },
-    Draining { reason: String },
-    WakeAt { at_ms: u64 },
+    Quarantine {
+        instance: InstanceId,
+        failure: Failure,
+    },
+    Retrying {
+        id: AttemptId,
+        failure: Failure,
+        delay_ms: u64,
+    },
+    Draining {
+        reason: String,
+    },
+    WakeAt {
+        at_ms: u64,
+    },
     /// Nothing is at work and nothing will be begun.
     Finished,
 }
@@ -62,7 +85,9 @@ enum Stage {
     Queued,
     Grading,
     /// `again`: another attempt follows.
-    Committing { again: Option<Failure> },
+    Committing {
+        again: Option<Failure>,
+    },
 }
 
 /// An episode to be done.

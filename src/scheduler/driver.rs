@@ -23,7 +23,7 @@ pub trait Work: Send + Sync + 'static {
     /// The task of this attempt panicked.
     fn panicked(&self, id: &AttemptId, failure: &Failure);
     /// The rest of the actions, to be told to those who watch.
-    fn notice(&self, action: &Action);
+    fn notice(&self, action: Action) -> BoxFuture<'_, ()>;
 }
 
 /// What the user wants in mid-run.
@@ -128,7 +128,12 @@ fn perform<W: Work>(action: Action, work: &Arc<W>, tasks: &mut JoinSet<Input>) {
                 Input::Tick
             });
         }
-        other => work.notice(&other),
+        other => {
+            tasks.spawn(async move {
+                work.notice(other).await;
+                Input::Tick
+            });
+        }
     }
 }
 

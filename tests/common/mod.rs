@@ -86,9 +86,8 @@ pub fn summary(dir: &Path) -> Value {
 
 /// All records of a run's trajectory shards, or of the attempts beside them.
 pub fn records(dir: &Path, stream: &str) -> Vec<Value> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(dir.join("shards"))
-        .map(|entries| entries.map(|e| e.unwrap().path()).collect())
-        .unwrap_or_default();
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(dir.join("shards")).map(|entries| entries.map(|e| e.unwrap().path()).collect()).unwrap_or_default();
     files.retain(|f| f.file_name().unwrap().to_string_lossy().starts_with(stream));
     files.sort();
     let read = |file: &PathBuf| {
@@ -120,7 +119,6 @@ pub fn realset() -> Option<PathBuf> {
 
 /// Containers that carry the label of any run whose directory's run id is `run`.
 pub fn containers(run: &str) -> usize {
-    let output =
-        Command::new("docker").args(["ps", "-aq", "--filter", &format!("label=sweroll.run={run}")]).output().unwrap();
+    let output = Command::new("docker").args(["ps", "-aq", "--filter", &format!("label=sweroll.run={run}")]).output().unwrap();
     stdout(&output).lines().count()
 }
