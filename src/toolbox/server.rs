@@ -3,6 +3,8 @@
 //! Threads rather than an async runtime: it starts in a millisecond and stays small. The pool grows with the calls in flight;
 //! commands of the session have one thread, which keeps them in order.
 
+use super::apply;
+use super::diff::Shadow;
 use super::edit::{self, Edits};
 use super::files;
 use super::output::Drain;
@@ -85,8 +87,10 @@ fn open_stream(socket: Option<&Path>) -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// All that operations need.
 struct Toolbox {
+    processes: Arc<Processes>,
     runner: Runner,
     edits: Edits,
+    shadow: Shadow,
     output: Mutex<File>,
 }
 
@@ -95,8 +99,10 @@ fn serve(input: OwnedFd, output: OwnedFd, shell: Option<PathBuf>) -> io::Result<
     let drain = Arc::new(Drain::new()?);
     let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     let toolbox = Arc::new(Toolbox {
+        processes: processes.clone(),
         runner: Runner::new(processes.clone(), drain.clone(), cwd, shell),
         edits: Edits::default(),
+        shadow: Shadow::default(),
         output: Mutex::new(output.into()),
     });
     spawn("reaper", {
@@ -221,8 +227,14 @@ impl Toolbox {
                 Ok((Answer::Found { total: found.total, shown: found.shown }, found.text))
             }
             Op::Usage => Ok((Answer::Usage(usage::usage()), Vec::new())),
-            Op::Snapshot { .. } | Op::Diff { .. } | Op::Apply { .. } => {
-                Err(OpError::Failed { message: "this toolbox cannot do that yet".into() })
+            Op::Snapshot { workdir, exclude } => {
+                let tree = self.shadow.snapshot(&at(&workdir), &exclude)?;
+                Ok((Answer::Tree { tree }, Vec::new()))
+            }
+            Op::Diff { workdir, tree, exclude, max } => done(self.shadow.diff(&self.processes, &at(&workdir), &tree, &exclude, max)?),
+            Op::Apply { workdir } => {
+                apply::apply(&self.processes, &at(&workdir), blob)?;
+                done(Vec::new())
             }
         }
     }
