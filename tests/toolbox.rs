@@ -4,4 +4,6 @@ mod toolbox {
     mod commands;
     mod editing;
     pub mod harness;
+    mod searching;
+    mod trees;
 }

@@ -4,7 +4,7 @@
 use super::files::{self, explain, invalid};
 use super::protocol::OpError;
 use super::text;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -20,8 +20,9 @@ const MAX_ENTRIES: usize = 4000;
 const AROUND: usize = 4;
 /// Bytes kept for undo, over all files.
 const UNDO_BYTES: usize = 32 << 20;
+const UNDO_EDITS: usize = 10_000;
 
-/// Edits that can be taken back, oldest first.
+/// Edits that can be taken back.
 #[derive(Debug, Default)]
 pub struct Edits {
     undo: Mutex<Undo>,
@@ -29,38 +30,30 @@ pub struct Edits {
 
 #[derive(Debug, Default)]
 struct Undo {
-    order: VecDeque<PathBuf>,
-    /// What each file was before each edit; none: it did not exist.
-    before: HashMap<PathBuf, VecDeque<Option<Vec<u8>>>>,
+    /// Oldest first: each file before each edit; none where it did not exist.
+    edits: VecDeque<(PathBuf, Option<Vec<u8>>)>,
     bytes: usize,
+}
+
+fn size(before: &Option<Vec<u8>>) -> usize {
+    before.as_ref().map_or(0, Vec::len)
 }
 
 impl Undo {
     fn push(&mut self, path: PathBuf, before: Option<Vec<u8>>) {
-        self.bytes += before.as_ref().map_or(0, Vec::len);
-        self.before.entry(path.clone()).or_default().push_back(before);
-        self.order.push_back(path);
-        while self.bytes > UNDO_BYTES
-            && let Some(oldest) = self.order.pop_front()
+        self.bytes += size(&before);
+        self.edits.push_back((path, before));
+        while (self.bytes > UNDO_BYTES || self.edits.len() > UNDO_EDITS)
+            && let Some((_, oldest)) = self.edits.pop_front()
         {
-            self.remove(&oldest, VecDeque::pop_front);
+            self.bytes -= size(&oldest);
         }
     }
 
     fn pop(&mut self, path: &Path) -> Option<Option<Vec<u8>>> {
-        let last = self.order.iter().rposition(|p| p == path)?;
-        self.order.remove(last);
-        self.remove(path, VecDeque::pop_back)
-    }
-
-    #[allow(clippy::option_option)]
-    fn remove(&mut self, path: &Path, end: fn(&mut VecDeque<Option<Vec<u8>>>) -> Option<Option<Vec<u8>>>) -> Option<Option<Vec<u8>>> {
-        let stack = self.before.get_mut(path)?;
-        let before = end(stack)?;
-        if stack.is_empty() {
-            self.before.remove(path);
-        }
-        self.bytes -= before.as_ref().map_or(0, Vec::len);
+        let last = self.edits.iter().rposition(|(edited, _)| edited == path)?;
+        let (_, before) = self.edits.remove(last)?;
+        self.bytes -= size(&before);
         Some(before)
     }
 }

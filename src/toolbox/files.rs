@@ -76,7 +76,9 @@ pub fn write(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<(), OpError
     let target = through_links(path)?;
     let put = || -> io::Result<()> {
         if let Some(parent) = target.parent() {
-            fs::create_dir_all(parent)?;
+            // A file in a parent's place says that it exists.
+            fs::create_dir_all(parent)
+                .map_err(|e| if e.kind() == ErrorKind::AlreadyExists { ErrorKind::NotADirectory.into() } else { e })?;
         }
         match fs::symlink_metadata(&target) {
             Ok(old) if old.is_dir() => Err(ErrorKind::IsADirectory.into()),

@@ -4,13 +4,20 @@
 pub mod client;
 pub mod protocol;
 
+mod apply;
+mod diff;
 mod edit;
 mod files;
+mod git;
 mod output;
+mod pack;
 mod process;
+mod search;
 mod server;
 mod session;
 mod shell;
 mod text;
+mod tree;
+mod usage;
 
 pub use server::main;

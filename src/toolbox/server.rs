@@ -3,12 +3,16 @@
 //! Threads rather than an async runtime: it starts in a millisecond and stays small. The pool grows with the calls in flight;
 //! commands of the session have one thread, which keeps them in order.
 
+use super::apply;
+use super::diff::Shadow;
 use super::edit::{self, Edits};
 use super::files;
 use super::output::Drain;
 use super::process::Processes;
 use super::protocol::{self, Answer, Greeting, Op, OpError, PROTOCOL, Reply, Request};
+use super::search;
 use super::shell::Runner;
+use super::usage;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::File;
@@ -31,6 +35,7 @@ const STACK: usize = 2 << 20;
 /// Runs `sweroll toolbox` with the arguments after that word; returns at the end of its stream.
 #[must_use]
 pub fn main(args: &[OsString]) -> ExitCode {
+    be_first_process();
     let served = Options::parse(args).and_then(|options| {
         let (input, output) = open_stream(options.connect.as_deref())?;
         serve(input, output, options.shell)
@@ -82,19 +87,22 @@ fn open_stream(socket: Option<&Path>) -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// All that operations need.
 struct Toolbox {
+    processes: Arc<Processes>,
     runner: Runner,
     edits: Edits,
+    shadow: Shadow,
     output: Mutex<File>,
 }
 
 fn serve(input: OwnedFd, output: OwnedFd, shell: Option<PathBuf>) -> io::Result<()> {
-    be_first_process();
     let processes = Arc::new(Processes::default());
     let drain = Arc::new(Drain::new()?);
     let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     let toolbox = Arc::new(Toolbox {
+        processes: processes.clone(),
         runner: Runner::new(processes.clone(), drain.clone(), cwd, shell),
         edits: Edits::default(),
+        shadow: Shadow::default(),
         output: Mutex::new(output.into()),
     });
     spawn("reaper", {
@@ -119,17 +127,20 @@ fn serve(input: OwnedFd, output: OwnedFd, shell: Option<PathBuf>) -> io::Result<
     Ok(())
 }
 
-/// Adopts orphans, and leaves the terminal and the signal dispositions of whoever started it.
+/// Adopts orphans, and leaves the terminal, descriptors and signal dispositions of whoever started it.
 fn be_first_process() {
+    close_inherited();
     if std::process::id() != 1 {
         let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
         let _ = rustix::process::setsid();
     }
-    // SAFETY: plain system calls on this process; no other thread runs yet. SIGPIPE stays ignored here (the standard
-    // library gives it back to children); glibc refuses its own internal signals, which is no matter.
+    // SAFETY: plain system calls on this process; no other thread runs yet. SIGPIPE stays ignored here, and the standard
+    // library gives it back to children. The system call itself, since libc refuses signals that it keeps for itself;
+    // all-zero bytes are a default disposition, and the kernel reads no more of them than the size of its signal set says.
     unsafe {
-        for signal in (1..=libc::SIGRTMAX()).filter(|&s| s != libc::SIGPIPE && s != libc::SIGKILL && s != libc::SIGSTOP) {
-            libc::signal(signal, libc::SIG_DFL);
+        let default = [0u64; 8];
+        for signal in (1..=64).filter(|&s| s != libc::SIGPIPE && s != libc::SIGKILL && s != libc::SIGSTOP) {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), 8usize);
         }
         let mut none = std::mem::zeroed();
         libc::sigemptyset(&mut none);
@@ -137,6 +148,20 @@ fn be_first_process() {
         // One heap for all threads: their work is short, and every heap keeps memory of its own.
         #[cfg(target_env = "gnu")]
         libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+/// A child must hold no pipe of whoever started the toolbox.
+fn close_inherited() {
+    // SAFETY: nothing of this process has opened a descriptor above standard error yet.
+    if unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) } == 0 {
+        return;
+    }
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let open: Vec<i32> = open.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(|&fd| fd > 2).collect();
+    for fd in open {
+        // SAFETY: as above; the descriptor of the listing itself is closed already, and closing it again is an error without effect.
+        unsafe { libc::close(fd) };
     }
 }
 
@@ -193,8 +218,23 @@ impl Toolbox {
                 files::write(&at(&path), blob, Some(mode & 0o7777))?;
                 done(Vec::new())
             }
-            Op::Search(_) | Op::Find { .. } | Op::Snapshot { .. } | Op::Diff { .. } | Op::Apply { .. } | Op::Usage => {
-                Err(OpError::Failed { message: "this toolbox cannot do that yet".into() })
+            Op::Search(search) => {
+                let found = search::search(&search, &at(&search.path), &search.path)?;
+                Ok((Answer::Found { total: found.total, shown: found.shown }, found.text))
+            }
+            Op::Find { pattern, path, max_results } => {
+                let found = search::find(&pattern, &at(&path), &path, max_results)?;
+                Ok((Answer::Found { total: found.total, shown: found.shown }, found.text))
+            }
+            Op::Usage => Ok((Answer::Usage(usage::usage()), Vec::new())),
+            Op::Snapshot { workdir, exclude } => {
+                let tree = self.shadow.snapshot(&at(&workdir), &exclude)?;
+                Ok((Answer::Tree { tree }, Vec::new()))
+            }
+            Op::Diff { workdir, tree, exclude, max } => done(self.shadow.diff(&self.processes, &at(&workdir), &tree, &exclude, max)?),
+            Op::Apply { workdir } => {
+                apply::apply(&self.processes, &at(&workdir), blob)?;
+                done(Vec::new())
             }
         }
     }

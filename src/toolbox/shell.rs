@@ -182,7 +182,7 @@ fn wrapper(is_bash: bool, source: &str, state: Option<&str>) -> String {
     let (read, eval) = if is_bash {
         (
             format!("IFS= read -r -d '' {SCRIPT_VARIABLE} <{source} || :; "),
-            format!("eval \"unset {SCRIPT_VARIABLE};${SCRIPT_VARIABLE}\n\"\n"),
+            format!("eval \"unset {SCRIPT_VARIABLE};${SCRIPT_VARIABLE}\"$'\\n'\n"),
         )
     } else {
         (String::new(), format!(". {source}\n"))
@@ -205,7 +205,7 @@ fn find_shell(preferred: Option<&Path>) -> Option<(PathBuf, bool)> {
 }
 
 /// An anonymous file in memory, at its beginning.
-fn memory(name: &str, content: &[u8]) -> Result<File, OpError> {
+pub fn memory(name: &str, content: &[u8]) -> Result<File, OpError> {
     let make = || -> io::Result<File> {
         let mut file = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
         file.write_all(content)?;
@@ -220,7 +220,7 @@ fn path_of(file: &File) -> String {
     format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
 }
 
-fn input(stdin: &[u8]) -> Result<Stdio, OpError> {
+pub fn input(stdin: &[u8]) -> Result<Stdio, OpError> {
     if stdin.is_empty() {
         return Ok(Stdio::null());
     }
@@ -251,7 +251,7 @@ fn ending(status: ExitStatus) -> End {
     }
 }
 
-fn failed(what: &str, error: io::Error) -> OpError {
+pub fn failed(what: &str, error: io::Error) -> OpError {
     OpError::Failed { message: format!("the toolbox could not {what}: {error}") }
 }
 

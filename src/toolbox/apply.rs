@@ -1,0 +1,78 @@
+//! Applying a git diff, whole or not at all, with the image's git.
+
+use super::files::explain;
+use super::git::Repository;
+use super::process::Processes;
+use super::protocol::OpError;
+use std::path::Path;
+
+/// Bytes of git's answer to a patch that are kept.
+const MAX_ANSWER: u64 = 64 << 10;
+
+/// Git itself checks the whole diff before it writes, and refuses paths outside `workdir`, beyond links or inside `.git`.
+pub fn apply(processes: &Processes, workdir: &Path, diff: &[u8]) -> Result<(), OpError> {
+    if diff.trim_ascii().is_empty() {
+        return Ok(());
+    }
+    let workdir = workdir.canonicalize().map_err(|e| explain(workdir, &e))?;
+    let args = ["apply", "--whitespace=nowarn", "-p1", "-"];
+    let gave = Repository::new()?.git(processes, &args, Some(&workdir), &mended(diff), MAX_ANSWER)?;
+    if gave.success {
+        return Ok(());
+    }
+    let message = gave.message;
+    Err(if message.contains("No space left on device") || message.contains("Disk quota exceeded") {
+        OpError::NoSpace { message }
+    } else {
+        OpError::Rejected { message }
+    })
+}
+
+/// The diff with what trimming took from its end: the last line's end, and empty context lines of the last hunk.
+fn mended(diff: &[u8]) -> Vec<u8> {
+    let mut out = diff.to_vec();
+    if out.last() != Some(&b'\n') {
+        out.push(b'\n');
+    }
+    let lines: Vec<&[u8]> = out.strip_suffix(b"\n").unwrap_or(&out).split(|&b| b == b'\n').collect();
+    let missing = lines.iter().rposition(|line| line.starts_with(b"@@ -")).and_then(|at| missing_context(lines[at], &lines[at + 1..]));
+    (0..missing.unwrap_or(0)).for_each(|_| out.extend_from_slice(b" \n"));
+    out
+}
+
+/// Lines that both sides of the hunk lack.
+fn missing_context(header: &[u8], body: &[&[u8]]) -> Option<usize> {
+    let header = std::str::from_utf8(header.get(..header.len().min(100))?).ok()?;
+    let mut ranges =
+        header.split(' ').skip(1).take(2).map(|range| range.split_once(',').map_or(Some(1), |(_, count)| count.parse::<usize>().ok()));
+    let (old, new) = (ranges.next()??, ranges.next()??);
+    let (mut had_old, mut had_new) = (0, 0);
+    for line in body {
+        match line.first() {
+            Some(b'-') => had_old += 1,
+            Some(b'+') => had_new += 1,
+            Some(b' ') | None => (had_old, had_new) = (had_old + 1, had_new + 1),
+            Some(b'\\') => {}
+            Some(_) => return None,
+        }
+    }
+    let missing = old.checked_sub(had_old)?;
+    (new.checked_sub(had_new)? == missing).then_some(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_trimming_took_is_put_back() {
+        let whole = b"--- a/f\n+++ b/f\n@@ -1,4 +1,4 @@\n a\n-b\n+c\n \n \n";
+        assert_eq!(mended(whole), whole);
+        assert_eq!(mended(whole.trim_ascii()), whole);
+        assert_eq!(mended(&whole[..whole.len() - 1]), whole);
+        // A hunk that is short on one side only is not understood, and left to git.
+        let short = b"@@ -1,4 +1,9 @@\n a\n-b\n+c\n";
+        assert_eq!(mended(short), short);
+        assert_eq!(mended(b"garbage"), b"garbage\n");
+    }
+}

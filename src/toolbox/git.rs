@@ -1,0 +1,179 @@
+//! The image's git, run over a repository of the toolbox's own: nothing that the sandbox's repositories, configuration or
+//! attributes say reaches it.
+
+use super::output::{Kept, Watched, take_ready, watch};
+use super::process::{MARK, Processes, Target};
+use super::protocol::OpError;
+use super::shell::{failed, input, memory};
+use rustix::fs::{Access, MemfdFlags, OFlags, access, fcntl_setfl, memfd_create};
+use rustix::pipe::{PipeFlags, pipe_with};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Where private files may be, in order; the first that can be written is taken.
+const PRIVATE_DIRS: [&str; 4] = ["/run", "/tmp", "/dev/shm", "/var/tmp"];
+const BIN_DIRS: [&str; 3] = ["/usr/bin", "/usr/local/bin", "/bin"];
+/// Time of one git process.
+const TIME: Duration = Duration::from_secs(480);
+/// Bytes kept of what git says.
+const MAX_MESSAGE: u64 = 8 << 10;
+
+const CONFIG: &str = "[core]
+	repositoryformatversion = 0
+	bare = false
+	fileMode = true
+	symlinks = true
+	ignoreCase = false
+	autocrlf = false
+	protectHFS = false
+	protectNTFS = false
+	fsmonitor = false
+	hooksPath = /dev/null
+	attributesFile = /dev/null
+	excludesFile = /dev/null
+[apply]
+	whitespace = nowarn
+";
+/// The highest of all attribute files: content is raw bytes, whatever `.gitattributes` say. (`-working-tree-encoding` would
+/// be an error; `!` takes an attribute back to unspecified.)
+const ATTRIBUTES: &str = "* -text !eol !crlf !ident !filter !working-tree-encoding !diff !whitespace\n";
+
+/// A repository without history, index or files; gone when dropped.
+#[derive(Debug)]
+pub struct Repository {
+    directory: PathBuf,
+}
+
+/// What a git process gave.
+pub struct Gave {
+    pub success: bool,
+    /// The first `cap` bytes of standard output, or none where there were more.
+    pub output: Option<Vec<u8>>,
+    pub total: u64,
+    pub message: String,
+}
+
+impl Drop for Repository {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+impl Repository {
+    pub fn new() -> Result<Self, OpError> {
+        let directory = first_private(|path| DirBuilder::new().mode(0o700).create(path).map(|()| path.to_owned()));
+        let repository = Repository { directory: directory.map_err(|e| storage("make a private directory", e))? };
+        let fill = || -> io::Result<()> {
+            for sub in ["refs", "info", "objects/pack", "objects/info"] {
+                fs::create_dir_all(repository.directory.join(sub))?;
+            }
+            fs::write(repository.directory.join("HEAD"), "ref: refs/heads/none\n")?;
+            fs::write(repository.directory.join("config"), CONFIG)?;
+            fs::write(repository.directory.join("info/attributes"), ATTRIBUTES)
+        };
+        fill().map_err(|e| storage("make a private repository", e))?;
+        Ok(repository)
+    }
+
+    pub fn packs(&self) -> PathBuf {
+        self.directory.join("objects/pack")
+    }
+
+    /// Runs git with these arguments. Without a work tree it runs in the repository itself.
+    pub fn git(&self, processes: &Processes, args: &[&str], work_tree: Option<&Path>, stdin: &[u8], cap: u64) -> Result<Gave, OpError> {
+        let mark = format!("git.{}.{}", std::process::id(), unique());
+        let mut command = Command::new(find_git()?);
+        command.env_clear().envs(std::env::vars_os().filter(|(name, _)| !name.as_encoded_bytes().starts_with(b"GIT_")));
+        for (name, value) in [
+            ("GIT_CONFIG_NOSYSTEM", "1"),
+            ("GIT_CONFIG_GLOBAL", "/dev/null"),
+            ("GIT_ATTR_NOSYSTEM", "1"),
+            ("GIT_OPTIONAL_LOCKS", "0"),
+            ("LC_ALL", "C"),
+            (MARK, &mark),
+        ] {
+            command.env(name, value);
+        }
+        for name in ["GIT_DIR", "HOME", "XDG_CONFIG_HOME", "TMPDIR"] {
+            command.env(name, &self.directory);
+        }
+        if let Some(work_tree) = work_tree {
+            command.env("GIT_WORK_TREE", work_tree);
+        }
+        command.args(args).current_dir(work_tree.unwrap_or(&self.directory));
+
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| failed("make a pipe", e.into()))?;
+        fcntl_setfl(&reader, OFlags::NONBLOCK).map_err(|e| failed("set up a pipe", e.into()))?;
+        let mut said = memory("stderr", b"")?;
+        let stderr = said.try_clone().map_err(|e| failed("make a descriptor", e))?;
+        command.stdin(input(stdin)?).stdout(writer).stderr(stderr);
+        let child = processes.spawn(&mut command).map_err(|e| failed("start git", e))?;
+        drop(command);
+
+        let mut kept = Kept::new(cap as usize);
+        if watch(&reader, &child, Some(Instant::now() + TIME), &mut kept) == Watched::Deadline {
+            processes.kill(Target { child: &child, mark: &mark });
+            return Err(OpError::Failed { message: format!("git {} took longer than {} s", args[0], TIME.as_secs()) });
+        }
+        take_ready(&reader, &mut kept);
+        let mut message = Vec::new();
+        said.rewind().and_then(|()| said.take(MAX_MESSAGE).read_to_end(&mut message)).map_err(|e| failed("read git's message", e))?;
+        let total = kept.total();
+        Ok(Gave {
+            success: child.status().is_some_and(|status| status.success()),
+            output: (total <= cap).then(|| kept.finish().0),
+            total,
+            message: String::from_utf8_lossy(&message).trim().to_owned(),
+        })
+    }
+}
+
+fn find_git() -> Result<PathBuf, OpError> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = std::env::split_paths(&path).chain(BIN_DIRS.iter().map(PathBuf::from));
+    let mut files = dirs.map(|dir| dir.join("git")).filter(|file| file.is_absolute());
+    files.find(|file| access(file, Access::EXEC_OK).is_ok()).ok_or_else(|| OpError::Failed {
+        message: "the image has no git, which taking and applying a diff need; install it in the image".to_owned(),
+    })
+}
+
+/// A file without a name: on disk where a private directory can be written, else in memory.
+pub fn nameless_file() -> Result<File, OpError> {
+    let create = |path: &Path| {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        fs::remove_file(path)?;
+        Ok(file)
+    };
+    first_private(create)
+        .or_else(|_| memfd_create("objects", MemfdFlags::CLOEXEC).map(File::from).map_err(io::Error::from))
+        .map_err(|e| storage("make a private file", e))
+}
+
+fn first_private<T>(make: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for directory in PRIVATE_DIRS {
+        match make(&Path::new(directory).join(format!(".sweroll-{}-{}", std::process::id(), unique()))) {
+            Ok(made) => return Ok(made),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
+fn unique() -> u64 {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    COUNTER.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A failed write of the toolbox's own files; full storage is told apart.
+pub fn storage(what: &str, error: io::Error) -> OpError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => OpError::NoSpace { message: format!("cannot {what}: {error}") },
+        _ => failed(what, error),
+    }
+}
