@@ -237,7 +237,8 @@ impl Inner {
         };
         let sandbox = DockerSandbox { container, toolbox, workdir: spec.workdir.clone(), digest: image.digest.clone() };
         if let Err(failure) = workdir::check(&sandbox.toolbox, &spec.workdir, &spec.image).await {
-            sandbox.container.remove().await?;
+            // Should that fail, dropping it tries on.
+            let _ = sandbox.container.remove().await;
             return Err(failure.into());
         }
         Ok(sandbox)

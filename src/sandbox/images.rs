@@ -118,8 +118,11 @@ impl Puller {
             return Ok(image);
         }
         if self.settings.when == Pull::Never {
-            let mend = "pull or build it, or allow pulling with pull = \"missing\"";
-            return Err(Failure::new(Kind::ImageMissing, format!("image {name} is not at {} ; {mend}", self.daemon.host)));
+            let mend = "pull or build it, or allow pulling with pull.when = \"missing\"";
+            return Err(Failure::new(
+                Kind::ImageMissing,
+                format!("image {name} is not on the Docker daemon at {}; {mend}", self.daemon.host),
+            ));
         }
         self.pull(&name).await?;
         let gone = || Failure::new(Kind::ImagePull, format!("image {name} was pulled but is not there; does something remove images?"));

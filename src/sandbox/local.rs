@@ -99,7 +99,6 @@ fn spawn(program: &Path, home: &Path, workdir: &Path) -> std::io::Result<(Proces
         .stdin(Stdio::from(OwnedFd::from(theirs.try_clone()?)))
         .stdout(Stdio::from(OwnedFd::from(theirs)))
         .stderr(Stdio::null())
-        .process_group(0)
         .spawn()?;
     Ok((Process::new(child, home.to_owned()), UnixStream::from_std(ours)?))
 }

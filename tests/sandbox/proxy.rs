@@ -1,0 +1,79 @@
+//! A daemon that can go away, refuse, and be counted at.
+
+use crate::support::daemon_socket;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Stands between an engine and the real daemon.
+pub struct Proxy {
+    address: PathBuf,
+    serving: Option<tokio::task::JoinHandle<()>>,
+    refuse: Option<&'static str>,
+    requests: Requests,
+}
+
+/// First line of each request, as it came.
+type Requests = Arc<Mutex<Vec<String>>>;
+
+impl Proxy {
+    /// With `refuse`, a container whose request holds that text cannot be created: its mounts do not exist.
+    pub fn new(dir: &Path, refuse: Option<&'static str>) -> Self {
+        let mut proxy = Proxy { address: dir.join("docker.sock"), serving: None, refuse, requests: Requests::default() };
+        proxy.up();
+        proxy
+    }
+
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.address.display())
+    }
+
+    pub fn up(&mut self) {
+        let listener = tokio::net::UnixListener::bind(&self.address).unwrap();
+        let (refuse, requests) = (self.refuse, self.requests.clone());
+        self.serving = Some(tokio::spawn(async move {
+            let mut open = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                open.spawn(relay(stream, refuse, requests.clone()));
+            }
+        }));
+    }
+
+    /// How many requests so far hold this in their first line.
+    pub fn count(&self, sign: &str) -> usize {
+        self.requests.lock().unwrap().iter().filter(|line| line.contains(sign)).count()
+    }
+
+    /// Takes every open connection with it.
+    pub async fn down(&mut self) {
+        if let Some(serving) = self.serving.take() {
+            serving.abort();
+            let _ = serving.await;
+        }
+        std::fs::remove_file(&self.address).unwrap();
+    }
+}
+
+async fn relay(mut near: tokio::net::UnixStream, refuse: Option<&'static str>, requests: Requests) {
+    let mut request = vec![0; 64 << 10];
+    let mut length = 0;
+    // The head and the body of a create request may come in two parts.
+    while length == 0 || (request.starts_with(b"POST") && !String::from_utf8_lossy(&request[..length]).contains("\r\n\r\n{")) {
+        match tokio::time::timeout(Duration::from_millis(200), near.read(&mut request[length..])).await {
+            Ok(Ok(count)) if count > 0 => length += count,
+            _ => break,
+        }
+    }
+    let text = String::from_utf8_lossy(&request[..length]);
+    requests.lock().unwrap().push(text.lines().next().unwrap_or_default().to_owned());
+    if refuse.is_some_and(|sign| text.contains("/containers/create") && text.contains(sign)) {
+        let body = r#"{"message":"invalid mount config for type \"bind\": bind source path does not exist: /x"}"#;
+        let answer = format!("HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        near.write_all(answer.as_bytes()).await.unwrap();
+        return;
+    }
+    let mut far = tokio::net::UnixStream::connect(daemon_socket()).await.unwrap();
+    far.write_all(&request[..length]).await.unwrap();
+    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+}
