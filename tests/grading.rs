@@ -1,11 +1,13 @@
 //! Grading end to end in local sandboxes, the plan's scripts on a real repository, and hostile input.
 
+use futures_util::future::BoxFuture;
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use sweroll::domain::{AttemptId, Grade, Instance, Kind, TestStatus};
+use sweroll::domain::{AttemptId, Failure, Grade, Instance, Kind, TestStatus};
 use sweroll::grading::{self, Settings, hygiene::touched_paths, plan::Plan, report::Report};
-use sweroll::sandbox::{Limits, Local, Provider, Purpose, Spec, local};
+use sweroll::sandbox::{Fate, Limits, Local, Provider, Purpose, Sandbox, Spec, local, prepare};
+use sweroll::toolbox::{client::Toolbox, protocol::Op};
 
 fn instance() -> Instance {
     Instance {
@@ -202,7 +204,7 @@ fn provider() -> Local {
     Local::new(local::Settings { toolbox_path: Some(PathBuf::from(env!("CARGO_BIN_EXE_sweroll"))), ..local::Settings::default() })
 }
 
-async fn graded(instance: &Instance, diff: &str, settings: &Settings) -> Result<Grade, sweroll::domain::Failure> {
+async fn graded(instance: &Instance, diff: &str, settings: &Settings) -> Result<Grade, Failure> {
     grading::grade(&provider(), &spec(instance), instance, diff, settings).await
 }
 
@@ -305,16 +307,65 @@ async fn a_prepared_sandbox_has_its_base_tree_and_no_future() {
         .pre_commands
         .push_str("\necho fixed > fixed && git add -A && git -c user.name=t -c user.email=t@t commit -qm fix && git reset -q --hard HEAD^");
     let sandbox = provider().start(&spec(&instance)).await.unwrap();
-    let prepared = sweroll::sandbox::prepare::prepare(sandbox.as_ref(), &instance, &Default::default(), true).await.unwrap();
+    let prepared = prepare::prepare(sandbox.as_ref(), &instance, &Default::default(), true).await.unwrap();
     assert!(!prepared.base_tree.is_empty());
-    let log = sweroll::sandbox::prepare::script(
-        sandbox.as_ref(),
-        sandbox.workdir(),
-        60,
-        b"git reflog; git log --oneline --all | wc -l; git fsck --lost-found\n",
-    );
+    let log =
+        prepare::script(sandbox.as_ref(), sandbox.workdir(), 60, b"git reflog; git log --oneline --all | wc -l; git fsck --lost-found\n");
     assert_eq!(log.await.unwrap().tail(1000).trim(), "1");
     sandbox.destroy().await.unwrap();
+}
+
+/// A sandbox of which other things are said.
+struct Said {
+    inner: Box<dyn Sandbox>,
+    workdir: String,
+    fate: Fate,
+}
+
+impl Sandbox for Said {
+    fn toolbox(&self) -> &Toolbox {
+        self.inner.toolbox()
+    }
+    fn workdir(&self) -> &str {
+        &self.workdir
+    }
+    fn image_digest(&self) -> &str {
+        self.inner.image_digest()
+    }
+    fn fate(&self) -> BoxFuture<'_, Fate> {
+        Box::pin(std::future::ready(self.fate))
+    }
+    fn destroy(self: Box<Self>) -> BoxFuture<'static, Result<(), Failure>> {
+        self.inner.destroy()
+    }
+}
+
+async fn said(instance: &Instance, workdir: Option<&str>, oom: bool) -> Said {
+    let inner = provider().start(&spec(instance)).await.unwrap();
+    let workdir = workdir.map_or_else(|| inner.workdir().to_owned(), str::to_owned);
+    Said { inner, workdir, fate: Fate { gone: true, oom, exit_code: Some(137) } }
+}
+
+#[tokio::test]
+async fn a_workdir_that_is_not_there_is_said_so() {
+    let sandbox = said(&instance(), Some("/no/such/directory"), false).await;
+    let failure = prepare::at_base(&sandbox, &instance(), &prepare::Settings::default()).await.unwrap_err();
+    assert_eq!(failure.kind, Kind::Workdir);
+    assert!(failure.message.contains("/no/such/directory"), "{failure}");
+}
+
+#[tokio::test]
+async fn a_lost_sandbox_is_never_the_tasks_or_the_models_doing_before_the_model() {
+    let mut instance = instance();
+    instance.pre_commands = "kill -9 $PPID; sleep 60".to_owned();
+    for oom in [false, true] {
+        let sandbox = said(&instance, None, oom).await;
+        let failure = prepare::prepare(&sandbox, &instance, &prepare::Settings::default(), false).await.unwrap_err();
+        assert_eq!(failure.kind, Kind::SandboxLost, "{failure}");
+        assert_eq!(failure.message.contains("memory"), oom, "{failure}");
+        let failure = prepare::call(&sandbox, Op::Usage, &[]).await.unwrap_err();
+        assert_eq!(failure.kind, if oom { Kind::MemoryExhausted } else { Kind::SandboxLost });
+    }
 }
 
 /// The first of the host's Pythons that imports pytest.
@@ -590,14 +641,51 @@ mod realset {
         rows(Path::new(&path)).into_iter().filter(|i| i.instance_id.as_str().contains(&only)).collect()
     }
 
+    async fn docker() -> Docker {
+        let toolbox_path = Some(PathBuf::from(env!("CARGO_BIN_EXE_sweroll")));
+        Docker::connect(docker::Settings { toolbox_path, ..docker::Settings::default() }).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_future_of_real_images_is_scrubbed() {
+        for instance in
+            instances().iter().filter(|i| ["wcwidth", "sqlparse", "h11"].iter().any(|name| i.instance_id.as_str().contains(name)))
+        {
+            let sandbox = docker().await.start(&spec(instance)).await.unwrap();
+            let run = async |text: String| prepare::script(sandbox.as_ref(), sandbox.workdir(), 60, text.as_bytes()).await.unwrap();
+            let there = format!("git cat-file -e {} && echo there\n", instance.fix_commit);
+            assert_eq!(run(there.clone()).await.tail(99), "there\n", "{}: nothing to scrub", instance.instance_id);
+            let prepared = prepare::prepare(sandbox.as_ref(), instance, &prepare::Settings::default(), true).await.unwrap();
+            assert!(!prepared.base_tree.is_empty());
+            assert!(!run(there).await.tail(999).contains("there\n"));
+            let commits =
+                "git cat-file --batch-all-objects --batch-check | grep -c commit; git log --format=x HEAD | wc -l; git status --short\n";
+            let counts = run(commits.to_owned()).await.tail(999);
+            let counts: Vec<&str> = counts.lines().collect();
+            assert!(counts.len() == 2 && counts[0] == counts[1] && counts[0] != "1", "{}: {counts:?}", instance.instance_id);
+            sandbox.destroy().await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_diff_that_breaks_the_runner_is_unresolved() {
+        for instance in instances().iter().filter(|i| i.instance_id.as_str().contains("packaging")) {
+            // With a `minversion` pytest imports the package before it begins.
+            let broken = added("src/packaging/version/__init__.py", "raise ImportError('broken')");
+            let diff = [broken, added("pytest.ini", "[pytest]\nminversion = 6")].concat();
+            let grade = grading::grade(&docker().await, &spec(instance), instance, &diff, &Settings::default()).await.unwrap();
+            assert!(!grade.resolved && grade.tests.values().all(|status| *status == TestStatus::Missing));
+            assert!(grade.output_tail.contains("broken"), "{}", grade.output_tail);
+        }
+    }
+
     #[tokio::test]
     async fn golden_patches_resolve_and_nothing_else_does() {
         let instances = instances();
         if instances.is_empty() {
             return;
         }
-        let toolbox_path = Some(PathBuf::from(env!("CARGO_BIN_EXE_sweroll")));
-        let docker = Docker::connect(docker::Settings { toolbox_path, ..docker::Settings::default() }).await.unwrap();
+        let docker = docker().await;
         let noop = added("a_note_that_fixes_nothing.txt", "x");
         let mut wrong = Vec::new();
         for instance in &instances {

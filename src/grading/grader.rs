@@ -155,8 +155,8 @@ impl Grading<'_> {
             if done.end == End::TimedOut {
                 return Err(self.late(&done, &tests.statuses));
             }
-            // 4 is a usage error: options that this pytest does not know, most likely the project's.
-            if report.begun && report.exit != Some(4) {
+            // 4 is a usage error and 5 says that nothing was collected: most likely by the project's options.
+            if report.begun && !matches!(report.exit, Some(4 | 5)) {
                 break;
             }
         }
