@@ -102,7 +102,7 @@ impl Layout {
 pub struct RunDir {
     layout: Layout,
     info: RunInfo,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl RunDir {
@@ -266,7 +266,18 @@ fn write_new<E: From<StoreError>>(
     Ok(info)
 }
 
-fn lock(layout: &Layout) -> Result<File, StoreError> {
+/// Held until dropped, or until the process dies.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing is not enough: a process that is being spawned holds a copy of the descriptor until it execs.
+    fn drop(&mut self) {
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+fn lock(layout: &Layout) -> Result<Lock, StoreError> {
     let path = layout.lock();
     let fail = |e: io::Error| StoreError::io("lock", &path, &e);
     let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(fail)?;
@@ -282,7 +293,7 @@ fn lock(layout: &Layout) -> Result<File, StoreError> {
     }
     let pid = std::process::id().to_string();
     file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(pid.as_bytes())).map_err(fail)?;
-    Ok(file)
+    Ok(Lock(file))
 }
 
 fn unique() -> Result<String, StoreError> {

@@ -218,3 +218,77 @@ fn a_stale_or_foreign_manifest_is_made_again() {
     let store = Store::open(RunDir::open(written.root.path()).unwrap(), Settings::default()).unwrap();
     assert_eq!(runtime().block_on(store.close()).unwrap(), good);
 }
+
+/// The process that the next test kills: spools and commits without end.
+#[test]
+#[ignore = "works where STORE_CHILD says, until it is killed"]
+fn child() {
+    let root = std::path::PathBuf::from(std::env::var_os("STORE_CHILD").unwrap());
+    let store = Arc::new(Store::open(RunDir::open(&root).unwrap(), Settings { shard_bytes: 100_000, ..Settings::default() }).unwrap());
+    runtime().block_on(async {
+        let mut workers = Vec::new();
+        for episodes in store.with_state(State::todo).chunks(400) {
+            let (store, episodes) = (store.clone(), episodes.to_vec());
+            workers.push(tokio::spawn(async move {
+                for episode in episodes {
+                    let attempt = store.with_state(|s| s.episode(&episode).unwrap().next());
+                    let id = AttemptId { episode, attempt };
+                    let mut spool = store.spool(&id);
+                    for entry in entries(&id, 2) {
+                        spool.append(&entry).await.unwrap();
+                    }
+                    store.commit(&trajectory(&id, 2), resolved(), Stream::Trajectories).await.unwrap();
+                }
+            }));
+        }
+        for worker in workers {
+            worker.await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_killed_process_leaves_a_run_that_goes_on() {
+    use std::{process::Command, time::Duration};
+    let dir = tempfile::tempdir().unwrap();
+    drop(new_run(dir.path(), &["a", "b", "c", "d"], 5000));
+    let mut before = HashSet::new();
+    for round in 0..4 {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        let child = child.args(["--exact", "crashes::child", "--ignored"]).env("STORE_CHILD", dir.path());
+        let mut child = child.stdout(std::process::Stdio::null()).spawn().unwrap();
+        let journal = dir.path().join("journal.jsonl");
+        let length = |path: &Path| fs::metadata(path).map_or(0, |meta| meta.len());
+        let begin = length(&journal);
+        while length(&journal) < begin + 3000 {
+            std::thread::sleep(Duration::from_millis(1));
+            assert!(child.try_wait().unwrap().is_none(), "the child ended by itself");
+        }
+        match RunDir::open(dir.path()) {
+            Err(StoreError::Locked { holder, .. }) => assert_eq!(holder, child.id().to_string()),
+            other => panic!("the lock does not hold: {other:?}"),
+        }
+        std::thread::sleep(Duration::from_millis(7 * round));
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        let store = Store::open(RunDir::open(dir.path()).unwrap(), Settings { shard_bytes: 100_000, ..Settings::default() }).unwrap();
+        let now = check_run(dir.path());
+        assert!(now.is_superset(&before) && now.len() > before.len());
+        before = now;
+        for id in store.spooled().unwrap() {
+            assert!(!before.contains(&id));
+            match Transcript::replay(store.recover(&id).unwrap()) {
+                Some(transcript) => {
+                    let facts = Facts { repo: "", base_commit: "", image: "", url: "", dataset_digest: "" };
+                    let partial = Trajectory::new(transcript, None, Some(Failure::new(Kind::Interrupted, "")), facts);
+                    let outcome = outcome(false, Resolved::Unknown, Some(Kind::Interrupted));
+                    runtime().block_on(store.commit(&partial, outcome, Stream::Attempts)).unwrap();
+                    before.insert(id);
+                }
+                None => store.discard_spool(&id).unwrap(),
+            }
+        }
+        assert!(store.spooled().unwrap().is_empty());
+    }
+}
