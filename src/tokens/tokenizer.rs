@@ -207,8 +207,11 @@ impl Tokenizer {
 
     /// Bytes of text that a token stands for.
     fn len(&self, id: u32) -> usize {
-        let is_added = |added: &Added| added.tokens().iter().find(|token| token.id == id).map(|token| token.content.len());
-        is_added(&self.parts.added).or_else(|| is_added(&self.parts.added_normalized)).unwrap_or_else(|| self.token(id).len())
+        let added = || self.parts.added.tokens().iter().chain(self.parts.added_normalized.tokens());
+        match self.token(id).len() {
+            0 => added().find(|token| token.id == id).map_or(0, |token| token.content.len()),
+            len => len,
+        }
     }
 
     /// Ids of the text, as [`Tokenizer::count`] counts them.

@@ -34,6 +34,8 @@ pub struct Vocab {
     /// Open addressing: high half of the hash over `id + 1`; 0 is free.
     table: Vec<u64>,
     byte_ids: [u32; 256],
+    /// By two bytes: `id + 1` of their token, 0 for none. Every merging begins with these.
+    twos: Vec<u32>,
     longest: usize,
     merges: Merges,
 }
@@ -85,8 +87,9 @@ impl Vocab {
             bytes.extend_from_slice(token);
             ends.push(bytes.len() as u32);
         }
-        let slots = (ends.len() * 3 / 2).next_power_of_two().max(512);
-        let mut vocab = Vocab { bytes, ends, table: vec![0; slots], byte_ids: [0; 256], longest: 0, merges: Merges::Ranks };
+        let slots = (ends.len() * 2).next_power_of_two().max(512);
+        let mut vocab =
+            Vocab { bytes, ends, table: vec![0; slots], byte_ids: [0; 256], twos: vec![0; 1 << 16], longest: 0, merges: Merges::Ranks };
         for id in 0..vocab.ends.len() as u32 {
             vocab.insert(id)?;
         }
@@ -185,6 +188,9 @@ impl Vocab {
         }
         self.table[at] = (hash >> 32) << 32 | u64::from(id + 1);
         self.longest = self.longest.max(len);
+        if let [a, b] = *self.token(id) {
+            self.twos[usize::from(a) << 8 | usize::from(b)] = id + 1;
+        }
         Ok(())
     }
 
@@ -211,9 +217,13 @@ impl Vocab {
 
     /// What two neighbours become, as (rank, id): `a` is `piece[start..middle]`, `b` is `piece[middle..end]`.
     fn join(&self, piece: &[u8], (start, end): (usize, usize), a: u32, b: u32) -> Option<Candidate> {
-        match &self.merges {
-            Merges::Ranks => self.id(&piece[start..end]).map(|id| (id, id)),
-            Merges::Pairs { pairs, .. } => pairs.get(&(a, b)).copied(),
+        match (&self.merges, &piece[start..end]) {
+            (Merges::Ranks, &[first, second]) => {
+                let id = self.twos[usize::from(first) << 8 | usize::from(second)].checked_sub(1)?;
+                Some((id, id))
+            }
+            (Merges::Ranks, bytes) => self.id(bytes).map(|id| (id, id)),
+            (Merges::Pairs { pairs, .. }, _) => pairs.get(&(a, b)).copied(),
         }
     }
 
@@ -309,16 +319,25 @@ impl Vocab {
 }
 
 /// Keys of the table are the vocabulary's own; hostile text only looks up, and a look-up is as long as the vocabulary's longest chain.
+#[inline]
 fn hash(bytes: &[u8]) -> u64 {
     const K: u64 = 0x9e37_79b9_7f4a_7c15;
     let mix = |h: u64, word: u64| (h ^ word).wrapping_mul(K).rotate_left(29);
     let mut h = bytes.len() as u64;
-    let mut chunks = bytes.chunks_exact(8);
-    for chunk in &mut chunks {
-        h = mix(h, u64::from_le_bytes(chunk.try_into().unwrap_or_default()));
-    }
-    let mut last = [0; 8];
-    last[..chunks.remainder().len()].copy_from_slice(chunks.remainder());
-    h = mix(h, u64::from_le_bytes(last));
+    let last = match bytes.len() {
+        0..=3 => bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+        4..=7 => u64::from(first_four(bytes)) << 32 | u64::from(first_four(&bytes[bytes.len() - 4..])),
+        len => {
+            let (words, _) = bytes[..len - 1].as_chunks::<8>();
+            h = words.iter().fold(h, |h, word| mix(h, u64::from_le_bytes(*word)));
+            bytes.last_chunk::<8>().map_or(0, |word| u64::from_le_bytes(*word))
+        }
+    };
+    h = mix(h, last);
     (h ^ h >> 32).wrapping_mul(K)
+}
+
+#[inline]
+fn first_four(bytes: &[u8]) -> u32 {
+    bytes.first_chunk::<4>().map_or(0, |word| u32::from_le_bytes(*word))
 }
