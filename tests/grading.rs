@@ -659,7 +659,7 @@ mod realset {
             assert!(!prepared.base_tree.is_empty());
             assert!(!run(there).await.tail(999).contains("there\n"));
             let commits =
-                "git cat-file --batch-all-objects --batch-check | grep -c commit; git log --format=x HEAD | wc -l; git status --short\n";
+                "git cat-file --batch-all-objects --batch-check | grep -c commit; git log --oneline HEAD | wc -l; git status --short\n";
             let counts = run(commits.to_owned()).await.tail(999);
             let counts: Vec<&str> = counts.lines().collect();
             assert!(counts.len() == 2 && counts[0] == counts[1] && counts[0] != "1", "{}: {counts:?}", instance.instance_id);
