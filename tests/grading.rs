@@ -278,6 +278,7 @@ async fn what_cannot_be_graded_is_a_failure_of_its_own_kind() {
     let outside = with(|i| i.test_patch = added("../out", "x"));
     assert_eq!(failure(&outside, &fix, &settings).await.0, Kind::Tests);
     assert_eq!(failure(&scripts(), &changed("answer", "echo 5", "echo 2"), &settings).await.0, Kind::DiffRejected);
+    assert_eq!(failure(&scripts(), &added("../out", "x"), &settings).await.0, Kind::DiffRejected);
     assert_eq!(failure(&scripts(), "no diff at all\n", &settings).await.0, Kind::DiffRejected);
     assert_eq!(failure(&scripts(), &added("big", &"x".repeat(9 << 20)), &settings).await.0, Kind::DiffTooLarge);
     let pre = with(|i| i.pre_commands.push_str("\necho the reason; exit 3"));
@@ -659,7 +660,7 @@ mod realset {
             assert!(!prepared.base_tree.is_empty());
             assert!(!run(there).await.tail(999).contains("there\n"));
             let commits =
-                "git cat-file --batch-all-objects --batch-check | grep -c commit; git log --format=x HEAD | wc -l; git status --short\n";
+                "git cat-file --batch-all-objects --batch-check | grep -c commit; git log --oneline HEAD | wc -l; git status --short\n";
             let counts = run(commits.to_owned()).await.tail(999);
             let counts: Vec<&str> = counts.lines().collect();
             assert!(counts.len() == 2 && counts[0] == counts[1] && counts[0] != "1", "{}: {counts:?}", instance.instance_id);

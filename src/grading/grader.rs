@@ -29,8 +29,7 @@ pub async fn grade(provider: &dyn Provider, spec: &Spec, instance: &Instance, di
         let message = format!("the diff has {} bytes, over the limit of {} (diff_max_bytes)", diff.len(), settings.diff_max_bytes);
         return Err(Failure::new(Kind::DiffTooLarge, message));
     }
-    let bad = |error| Failure::new(Kind::Tests, format!("the test patch of {}: {error}", instance.instance_id));
-    let plan = Plan::new(instance, diff, &secret()?).map_err(bad)?;
+    let plan = Plan::new(instance, diff, &secret()?)?;
     let began = Instant::now();
     let deadline = tokio::time::Instant::from_std(began) + Duration::from_secs(settings.timeout_s);
     let late = |_| Failure::new(Kind::GradeTimeout, format!("the grading passed its deadline of {} s (timeout_s)", settings.timeout_s));

@@ -3,8 +3,8 @@
 //! The test patch is applied to the untouched base, and the files that it leaves are kept aside until the model's diff is in.
 //! So a test patch that does not apply is the instance's fault for certain, and no diff can keep it from applying.
 
-use super::hygiene::{BadDiff, RepoPath, touched_paths};
-use crate::domain::Instance;
+use super::hygiene::{RepoPath, touched_paths};
+use crate::domain::{Failure, Instance, Kind};
 use std::collections::BTreeSet;
 
 /// Where `test_script` goes, relative to `workdir`.
@@ -30,11 +30,12 @@ impl Plan {
     /// `secret` is 32 hexadecimal digits or more from a random source.
     ///
     /// # Errors
-    /// Where the paths of the test patch cannot be trusted. Those of the model's diff are left to git to judge.
-    pub fn new(instance: &Instance, diff: &str, secret: &str) -> Result<Self, BadDiff> {
+    /// `Tests` or `DiffRejected` where the paths of the test patch or of the diff cannot be trusted.
+    pub fn new(instance: &Instance, diff: &str, secret: &str) -> Result<Self, Failure> {
         let (name, nonce) = secret.split_at_checked(secret.len() / 2).unwrap_or((secret, secret));
-        let tests = touched_paths(instance.test_patch.as_bytes())?;
-        let model = touched_paths(diff.as_bytes()).unwrap_or_default();
+        let bad = |kind, what| move |error| Failure::new(kind, format!("{what} of {}: {error}", instance.instance_id));
+        let tests = touched_paths(instance.test_patch.as_bytes()).map_err(bad(Kind::Tests, "the test patch"))?;
+        let model = touched_paths(diff.as_bytes()).map_err(bad(Kind::DiffRejected, "the diff"))?;
         let product = touched_paths(instance.patch.as_bytes()).unwrap_or_default();
         let id_files = id_files(instance);
         let is_shell = is_shell(instance);
