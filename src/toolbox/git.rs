@@ -1,23 +1,23 @@
 //! The image's git, run over a repository of the toolbox's own: nothing that the sandbox's repositories, configuration or
 //! attributes say reaches it.
 
+use super::launch::{Launch, find_in_usual_places, set};
 use super::output::{Kept, Watched, take_ready, watch};
 use super::process::{MARK, Processes, Target};
 use super::protocol::OpError;
-use super::shell::{failed, input, memory};
-use rustix::fs::{Access, MemfdFlags, OFlags, access, fcntl_setfl, memfd_create};
-use rustix::pipe::{PipeFlags, pipe_with};
+use super::session::Variable;
+use super::shell::{failed, input, memory, output_pipe};
+use rustix::fs::{MemfdFlags, memfd_create};
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Where private files may be, in order; the first that can be written is taken.
 const PRIVATE_DIRS: [&str; 4] = ["/run", "/tmp", "/dev/shm", "/var/tmp"];
-const BIN_DIRS: [&str; 3] = ["/usr/bin", "/usr/local/bin", "/bin"];
 /// Time of one git process.
 const TIME: Duration = Duration::from_secs(480);
 /// Bytes kept of what git says.
@@ -87,8 +87,8 @@ impl Repository {
     /// Runs git with these arguments. Without a work tree it runs in the repository itself.
     pub fn git(&self, processes: &Processes, args: &[&str], work_tree: Option<&Path>, stdin: &[u8], cap: u64) -> Result<Gave, OpError> {
         let mark = format!("git.{}.{}", std::process::id(), unique());
-        let mut command = Command::new(find_git()?);
-        command.env_clear().envs(std::env::vars_os().filter(|(name, _)| !name.as_encoded_bytes().starts_with(b"GIT_")));
+        let mut env: Vec<Variable> = std::env::vars_os().filter(|(name, _)| !name.as_encoded_bytes().starts_with(b"GIT_")).collect();
+        let git = find_in_usual_places("git", &env).ok_or_else(no_git)?;
         for (name, value) in [
             ("GIT_CONFIG_NOSYSTEM", "1"),
             ("GIT_CONFIG_GLOBAL", "/dev/null"),
@@ -97,23 +97,27 @@ impl Repository {
             ("LC_ALL", "C"),
             (MARK, &mark),
         ] {
-            command.env(name, value);
+            set(&mut env, name, value);
         }
         for name in ["GIT_DIR", "HOME", "XDG_CONFIG_HOME", "TMPDIR"] {
-            command.env(name, &self.directory);
+            set(&mut env, name, &self.directory);
         }
         if let Some(work_tree) = work_tree {
-            command.env("GIT_WORK_TREE", work_tree);
+            set(&mut env, "GIT_WORK_TREE", work_tree);
         }
-        command.args(args).current_dir(work_tree.unwrap_or(&self.directory));
-
-        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| failed("make a pipe", e.into()))?;
-        fcntl_setfl(&reader, OFlags::NONBLOCK).map_err(|e| failed("set up a pipe", e.into()))?;
+        let (reader, stdout) = output_pipe()?;
         let mut said = memory("stderr", b"")?;
-        let stderr = said.try_clone().map_err(|e| failed("make a descriptor", e))?;
-        command.stdin(input(stdin)?).stdout(writer).stderr(stderr);
-        let child = processes.spawn(&mut command).map_err(|e| failed("start git", e))?;
-        drop(command);
+        let launch = Launch {
+            program: git,
+            args: ["git"].iter().chain(args).map(OsString::from).collect(),
+            env,
+            cwd: work_tree.unwrap_or(&self.directory).to_owned(),
+            stdin: input(stdin)?,
+            stdout,
+            stderr: said.try_clone().map_err(|e| failed("make a descriptor", e))?.into(),
+        };
+        let child = processes.spawn(&launch).map_err(|e| failed("start git", e))?;
+        drop(launch);
 
         let mut kept = Kept::new(cap as usize);
         if watch(&reader, &child, Some(Instant::now() + TIME), &mut kept) == Watched::Deadline {
@@ -133,13 +137,9 @@ impl Repository {
     }
 }
 
-fn find_git() -> Result<PathBuf, OpError> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let dirs = std::env::split_paths(&path).chain(BIN_DIRS.iter().map(PathBuf::from));
-    let mut files = dirs.map(|dir| dir.join("git")).filter(|file| file.is_absolute());
-    files.find(|file| access(file, Access::EXEC_OK).is_ok()).ok_or_else(|| OpError::Failed {
-        message: "the image has no git, which taking and applying a diff need; install it in the image".to_owned(),
-    })
+fn no_git() -> OpError {
+    let message = "the image has no git, which taking and applying a diff need; install it in the image";
+    OpError::Failed { message: message.to_owned() }
 }
 
 /// A file without a name: on disk where a private directory can be written, else in memory.

@@ -9,6 +9,7 @@ mod diff;
 mod edit;
 mod files;
 mod git;
+mod launch;
 mod output;
 mod pack;
 mod process;

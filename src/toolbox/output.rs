@@ -92,20 +92,23 @@ pub fn watch(pipe: &OwnedFd, child: &Child, deadline: Option<Instant>, kept: &mu
     }
 }
 
-/// Takes what is in the pipe at this moment; more may come from children in the background.
-pub fn take_ready(pipe: &OwnedFd, kept: &mut Kept) {
+/// Takes what is in the pipe at this moment. True if more may come, from children in the background.
+pub fn take_ready(pipe: &OwnedFd, kept: &mut Kept) -> bool {
     let mut left = ioctl_fionread(pipe).unwrap_or(0) as usize;
-    let mut chunk = vec![0; CHUNK.min(left)];
-    while left > 0 {
-        let room = chunk.len().min(left);
+    let mut chunk = vec![0; CHUNK.min(left.max(1))];
+    loop {
+        let room = chunk.len().min(left.max(1));
         match read(pipe, &mut chunk[..room]) {
-            Ok(0) => return,
+            Ok(0) => return false,
             Ok(n) => {
                 kept.push(&chunk[..n]);
-                left -= n;
+                left = left.saturating_sub(n);
+                if left == 0 {
+                    return true;
+                }
             }
             Err(Errno::INTR) => {}
-            Err(_) => return,
+            Err(_) => return true,
         }
     }
 }

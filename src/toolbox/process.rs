@@ -3,13 +3,14 @@
 //! Only the reaper waits, and it takes an exit status only under the table's lock. So a pid that is in the table
 //! cannot be reused while the lock is held, and no other wait can steal a status.
 
+use super::launch::Launch;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitStatus};
+use std::process::ExitStatus;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -60,19 +61,16 @@ impl Processes {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts `command` in a process group of its own.
-    pub fn spawn(&self, command: &mut Command) -> io::Result<Arc<Child>> {
-        use std::os::unix::process::CommandExt;
+    pub fn spawn(&self, launch: &Launch) -> io::Result<Arc<Child>> {
         let exited = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let mut table = self.table();
-        let raw = command.process_group(0).spawn()?.id();
-        let pid = Pid::from_raw(raw as i32).ok_or_else(|| io::Error::other("the kernel gave no process id"))?;
+        let pid = launch.start()?;
         let child = Arc::new(Child { pid, status: OnceLock::new(), exited });
         table.insert(pid, child.clone());
         self.started.notify_one();
         drop(table);
         // Best effort: not every kernel or container has the file.
-        let _ = std::fs::write(format!("/proc/{raw}/oom_score_adj"), OOM_SCORE_ADJ);
+        let _ = std::fs::write(format!("/proc/{}/oom_score_adj", pid.as_raw_pid()), OOM_SCORE_ADJ);
         Ok(child)
     }
 

@@ -4,19 +4,20 @@
 //! back: no limit on its length, no file, no inherited descriptor for a script to close, and no copy of the script in the
 //! process list for a `pkill -f` to match.
 
+use super::launch::{Launch, find_in_usual_places, find_program, set};
 use super::output::{Drain, Kept, Watched, take_ready, watch};
 use super::process::{Child, MARK, Processes, Target};
 use super::protocol::{Command as What, End, MAX_BLOB, OpError, Ran, Run};
 use super::session::{self, Session, Variable};
-use rustix::fs::{Access, MemfdFlags, OFlags, access, fcntl_setfl, memfd_create};
+use rustix::fs::{MemfdFlags, OFlags, fcntl_setfl, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,8 +28,6 @@ pub const SCRIPT_VARIABLE: &str = "SWEROLL_SCRIPT";
 const MAX_STATE: u64 = 4 << 20;
 /// How long a killed process may take to be gone.
 const DEATH: Duration = Duration::from_secs(5);
-/// Where shells are, besides `PATH`.
-const SHELL_DIRS: [&str; 3] = ["/bin", "/usr/bin", "/usr/local/bin"];
 
 /// Runs commands, and keeps the session.
 #[derive(Debug)]
@@ -44,9 +43,10 @@ pub struct Runner {
     epoch: String,
 }
 
-/// A shell command, ready to be started.
+/// What is to be executed.
 struct Prepared {
-    command: Command,
+    program: PathBuf,
+    args: Vec<OsString>,
     /// Where the shell leaves its state.
     state: Option<File>,
     /// Open until the shell has read it.
@@ -81,21 +81,19 @@ impl Runner {
         let carried = run.session && matches!(run.what, What::Shell(_));
         let (cwd, note) = self.working_directory(run)?;
         let mark = format!("{}.{}", self.epoch, self.calls.fetch_add(1, Ordering::Relaxed));
-        let mut prepared = prepare(&run.what, carried, self.shell.as_deref())?;
-        let command = &mut prepared.command;
-        command.env_clear().envs(if carried { self.session().env.clone() } else { self.base.clone() });
-        command.env("PWD", &cwd).envs(run.env.iter().map(|(n, v)| (n, v))).env(MARK, &mark).current_dir(&cwd);
+        let mut env = if carried { self.session().env.clone() } else { self.base.clone() };
+        set(&mut env, "PWD", &cwd);
+        run.env.iter().for_each(|(name, value)| set(&mut env, name, value));
+        set(&mut env, MARK, &mark);
+        let Prepared { program, args, state, _script } = prepare(&run.what, carried, self.shell.as_deref(), &env)?;
 
-        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| failed("make a pipe", e.into()))?;
-        fcntl_setfl(&reader, OFlags::NONBLOCK).map_err(|e| failed("set up a pipe", e.into()))?;
-        let stderr = writer.try_clone().map_err(|e| failed("make a pipe", e))?;
-        command.stdin(input(stdin)?).stdout(writer).stderr(stderr);
-
-        let child = self.processes.spawn(command).map_err(|e| not_started(&e, &run.what, &cwd))?;
+        let (reader, stdout) = output_pipe()?;
+        let stderr = stdout.try_clone().map_err(|e| failed("make a descriptor", e))?;
+        let launch = Launch { program, args, env, cwd, stdin: input(stdin)?, stdout, stderr };
+        let child = self.processes.spawn(&launch).map_err(|e| not_started(&e, &launch))?;
         let begun = Instant::now();
-        // The command holds our end of the pipe until it goes.
-        let state = prepared.state.take();
-        drop(std::mem::replace(&mut prepared.command, Command::new("")));
+        // Only the command holds the pipe's other end now.
+        drop(launch);
 
         let mut kept = Kept::new(run.output_cap.min(MAX_BLOB as u64 - 4096) as usize);
         if let Some(note) = note {
@@ -107,8 +105,9 @@ impl Runner {
         if killed {
             await_death(&child);
         }
-        take_ready(&reader, &mut kept);
-        self.drain.take(reader);
+        if take_ready(&reader, &mut kept) {
+            self.drain.take(reader);
+        }
 
         let duration_ms = begun.elapsed().as_millis() as u64;
         let end = match child.status() {
@@ -151,29 +150,34 @@ impl Runner {
     }
 }
 
-fn prepare(what: &What, carried: bool, preferred: Option<&Path>) -> Result<Prepared, OpError> {
+fn prepare(what: &What, carried: bool, preferred: Option<&Path>, env: &[Variable]) -> Result<Prepared, OpError> {
+    let not_started = |message: String| OpError::NotStarted { message };
     match what {
         What::Exec(argv) => {
-            let (program, args) =
-                argv.split_first().ok_or_else(|| OpError::NotStarted { message: "an empty argument list names no program".into() })?;
-            let mut command = Command::new(program);
-            command.args(args);
-            Ok(Prepared { command, state: None, _script: None })
+            let name = argv.first().ok_or_else(|| not_started("an empty argument list names no program".into()))?;
+            let program = find_program(OsStr::new(name), env).ok_or_else(|| not_started(format!("{name} was not found in PATH")))?;
+            Ok(Prepared { program, args: argv.iter().map(OsString::from).collect(), state: None, _script: None })
         }
         What::Shell(script) => {
             if script.contains('\0') {
-                return Err(OpError::NotStarted { message: "the script holds a NUL byte, which no shell can take".into() });
+                return Err(not_started("the script holds a NUL byte, which no shell can take".into()));
             }
-            let no_shell = || OpError::NotStarted { message: "the image has no shell: neither bash nor sh was found".into() };
-            let (shell, is_bash) = find_shell(preferred).ok_or_else(no_shell)?;
+            let found = find_shell(preferred, env);
+            let (program, is_bash) = found.ok_or_else(|| not_started("the image has no shell: neither bash nor sh was found".into()))?;
             let source = memory("script", script.as_bytes())?;
             let state = if carried { Some(memory("state", b"")?) } else { None };
-            let mut command = Command::new(shell);
-            command.arg("-c").arg(wrapper(is_bash, &path_of(&source), state.as_ref().map(path_of).as_deref()));
-            std::os::unix::process::CommandExt::arg0(&mut command, if is_bash { "bash" } else { "sh" });
-            Ok(Prepared { command, state, _script: Some(source) })
+            let text = wrapper(is_bash, &path_of(&source), state.as_ref().map(path_of).as_deref());
+            let args = [if is_bash { "bash" } else { "sh" }, "-c", &text].map(OsString::from).to_vec();
+            Ok(Prepared { program, args, state, _script: Some(source) })
         }
     }
+}
+
+/// A pipe whose reading end does not block.
+pub fn output_pipe() -> Result<(OwnedFd, OwnedFd), OpError> {
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| failed("make a pipe", e.into()))?;
+    fcntl_setfl(&reader, OFlags::NONBLOCK).map_err(|e| failed("set up a pipe", e.into()))?;
+    Ok((reader, writer))
 }
 
 /// The text of `-c`. The state is left by an exit trap, and once more after the script in case it set a trap of its own.
@@ -190,18 +194,20 @@ fn wrapper(is_bash: bool, source: &str, state: Option<&str>) -> String {
     let Some(state) = state else { return read + &eval };
     let builtin = if is_bash { "builtin" } else { "command" };
     let leave = format!("{{ {builtin} pwd; {builtin} export -p; }} 2>/dev/null >|{state}");
-    format!("trap '{leave}' EXIT; {read}{eval}SWEROLL_STATUS=$?; {{ {leave} || :; }} 2>/dev/null; exit $SWEROLL_STATUS")
+    // A set status says that the end of the script was reached and its state left.
+    format!(
+        "trap 'case ${{SWEROLL_STATUS-}} in \"\") {leave};; esac 2>/dev/null' EXIT; {read}{eval}\
+         SWEROLL_STATUS=$?; {{ {leave} || :; }} 2>/dev/null; exit $SWEROLL_STATUS"
+    )
 }
 
 /// The preferred one, else the first bash, else the first sh; and whether it is a bash.
-fn find_shell(preferred: Option<&Path>) -> Option<(PathBuf, bool)> {
+fn find_shell(preferred: Option<&Path>, env: &[Variable]) -> Option<(PathBuf, bool)> {
     if let Some(shell) = preferred {
         return Some((shell.to_owned(), shell.file_name() == Some(OsStr::new("bash"))));
     }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let dirs: Vec<PathBuf> = SHELL_DIRS.iter().map(PathBuf::from).chain(std::env::split_paths(&path)).collect();
-    let find = |name: &str| dirs.iter().map(|dir| dir.join(name)).find(|file| file.is_absolute() && access(file, Access::EXEC_OK).is_ok());
-    find("bash").map(|bash| (bash, true)).or_else(|| find("sh").map(|sh| (sh, false)))
+    let bash = find_in_usual_places("bash", env).map(|bash| (bash, true));
+    bash.or_else(|| find_in_usual_places("sh", env).map(|sh| (sh, false)))
 }
 
 /// An anonymous file in memory, at its beginning.
@@ -220,9 +226,9 @@ fn path_of(file: &File) -> String {
     format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
 }
 
-pub fn input(stdin: &[u8]) -> Result<Stdio, OpError> {
+pub fn input(stdin: &[u8]) -> Result<OwnedFd, OpError> {
     if stdin.is_empty() {
-        return Ok(Stdio::null());
+        return File::open("/dev/null").map(OwnedFd::from).map_err(|e| failed("open /dev/null", e));
     }
     let file = memory("stdin", stdin)?;
     // Read-only where the kernel lets us reopen it, so that a command cannot change its own input.
@@ -230,7 +236,7 @@ pub fn input(stdin: &[u8]) -> Result<Stdio, OpError> {
 }
 
 fn read_state(mut state: File) -> Option<session::Left> {
-    let mut dump = Vec::new();
+    let mut dump = Vec::with_capacity(state.metadata().ok()?.len().min(MAX_STATE) as usize + 1);
     state.rewind().ok()?;
     state.take(MAX_STATE).read_to_end(&mut dump).ok()?;
     session::parse(&dump)
@@ -255,15 +261,12 @@ pub fn failed(what: &str, error: io::Error) -> OpError {
     OpError::Failed { message: format!("the toolbox could not {what}: {error}") }
 }
 
-fn not_started(error: &io::Error, what: &What, cwd: &Path) -> OpError {
-    let program = match what {
-        What::Shell(_) => OsString::from("the shell"),
-        What::Exec(argv) => argv.first().map_or(OsStr::new(""), OsStr::new).to_owned(),
-    };
-    let program = program.to_string_lossy();
+fn not_started(error: &io::Error, launch: &Launch) -> OpError {
+    let (program, cwd) = (launch.program.display(), launch.cwd.display());
     let message = match error.raw_os_error() {
-        Some(libc::ENOENT) => format!("{program} was not found (neither as a path below {} nor in PATH)", cwd.display()),
-        Some(libc::EACCES) => format!("{program} is not executable, or {} may not be entered", cwd.display()),
+        Some(libc::ENOENT) => format!("{program} was not found from {cwd}, or the interpreter in its first line was not"),
+        Some(libc::EACCES) => format!("{program} is not executable, or {cwd} may not be entered"),
+        Some(libc::ENOEXEC) => format!("{program} is no program of this machine; a script needs a first line with #!"),
         Some(libc::E2BIG) => "its arguments and environment are too long; pass the data in a file or on standard input".to_owned(),
         Some(libc::EAGAIN) => "the sandbox's limit of processes is reached; end some of them first".to_owned(),
         Some(libc::ENOMEM) => "the sandbox has no memory left for another process".to_owned(),
