@@ -43,7 +43,7 @@ fn each_outcome_is_told_apart() {
     assert_eq!(failed(&summary), json!({ "task": 2, "grader": 2 }));
     // What the model ended is for training, with or without a grade; what the instance failed is not.
     assert_eq!((records(&dir, "trajectories").len(), records(&dir, "attempts").len()), (8, 2));
-    assert_eq!(endpoint.stat()["violations"]["count"], json!(0));
+    assert_eq!(endpoint.stat()["violation_count"], json!(0));
 
     // Reruns add and never delete, and the class chooses.
     let listed = expect(sweroll().arg("rerun").arg(&dir).args(["--class", "task", "--dry-run"]), 0);
@@ -120,7 +120,7 @@ fn a_storm_of_faults_ends_no_episode() {
     expect(run(&endpoint.url, temp.path(), &["--samples", "4", "--filter", "greet|total"]).args(quick), 0);
     let summary = summary(temp.path());
     assert_eq!((&summary["episodes"]["committed"], &summary["attempts"]), (&json!(8), &json!(8)), "{summary:#}");
-    assert_eq!(endpoint.stat()["violations"]["count"], json!(0));
+    assert_eq!(endpoint.stat()["violation_count"], json!(0));
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn hostile_replies_are_survived_and_recorded() {
         expect(&mut run(&endpoint.url, temp.path(), &["--samples", "3", "--filter", "greet", "--call-format", format]), 0);
         let summary = summary(temp.path());
         assert_eq!(summary["episodes"]["committed"], json!(3), "{summary:#}");
-        assert_eq!(endpoint.stat()["violations"]["count"], json!(0), "{:#}", endpoint.stat());
+        assert_eq!(endpoint.stat()["violation_count"], json!(0), "{:#}", endpoint.stat());
     }
 }
 
@@ -290,7 +290,7 @@ fn ctrl_c_drains_and_a_second_one_kills_and_both_resume() {
     let done = summary(temp.path());
     assert_eq!(done["episodes"], json!({ "total": 6, "committed": 6, "outstanding": 0, "quarantined": 0 }));
     let kept: u64 = records(temp.path(), "").iter().map(|r| r["num_turns"].as_u64().unwrap()).sum();
-    let paid = endpoint.stat()["replies"]["200"].as_u64().unwrap();
+    let paid = endpoint.stat()["requests"].as_u64().unwrap();
     assert!(kept <= paid && paid <= kept + 2, "{paid} replies paid, {kept} kept");
 }
 
@@ -316,7 +316,7 @@ fn an_endpoint_that_is_gone_for_a_while_ends_no_episode() {
     let temp = tempfile::tempdir().unwrap();
     let quick = ["--filter", "greet", "--set", "endpoint.retry.cap_s=0.5"];
     let mut child = run(&first.url, temp.path(), &quick).stdout(Stdio::null()).spawn().unwrap();
-    while first.stat()["replies"]["200"].as_u64().unwrap_or(0) < 2 {
+    while first.stat()["requests"].as_u64().unwrap_or(0) < 2 {
         std::thread::sleep(Duration::from_millis(20));
     }
     drop(first);
