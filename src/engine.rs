@@ -148,7 +148,7 @@ pub async fn run(
     };
     provider.check().await?;
     let limiter = Arc::new(Limiter::new(settings.endpoint.limits.clone()));
-    let client = OpenAi::new(settings.endpoint.clone(), limiter)?;
+    let client = OpenAi::new(settings.endpoint.clone(), Arc::clone(&limiter))?;
     client.check().await?;
     let swept = provider.sweep(&run).await?;
     if swept > 0 {
@@ -177,7 +177,9 @@ pub async fn run(
     (engine.emit)(EventKind::RunStarted { version: crate::domain::event::EVENTS_VERSION, run: run.clone(), total, outstanding }).await;
     let quarantined = engine.store.with_state(|state| state.quarantined().clone());
     let core = Core::new(engine.settings.scheduler.clone(), todo, quarantined);
+    let watching = tokio::spawn(watch(limiter, Arc::clone(&engine.emit)));
     let end = driver::drive(core, Arc::clone(&engine), stop).await;
+    watching.abort();
     if let Err(failure) = provider.sweep(&run).await {
         tracing::warn!(%failure, "sandboxes may be left; the next run removes them");
     }
@@ -187,6 +189,20 @@ pub async fn run(
         engine.store.close().await.map_err(|e| e.failure())?;
     }
     Ok(Report { end, summary })
+}
+
+/// Tells when the endpoint's limit of requests in flight moved.
+async fn watch(limiter: Arc<Limiter>, emit: Emit) {
+    let mut told = 0;
+    let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
+    loop {
+        tick.tick().await;
+        let in_flight = limiter.snapshot().limit as u64;
+        if in_flight != told {
+            told = in_flight;
+            emit(EventKind::LimitChanged { in_flight }).await;
+        }
+    }
 }
 
 impl Engine {

@@ -144,7 +144,7 @@ mod tests {
             ungraded: 1,
             failed: [(Class::Infra, 1), (Class::Task, 1)].into(),
             retries: 3,
-            in_flight: [(Stage::Running, 15), (Stage::Starting, 2), (Stage::Ending, 0)].into(),
+            in_flight: [(Stage::Running, 15), (Stage::Starting, 2), (Stage::Waiting, 0)].into(),
             cost_usd: 1.236,
             limit: Some(32),
             ..Tally::default()

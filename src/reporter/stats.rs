@@ -15,19 +15,19 @@ pub enum Stage {
     /// The agent works.
     Running,
     /// The agent is done; its diff is taken, or it waits for a grader.
-    Ending,
+    Waiting,
     Grading,
 }
 
 impl Stage {
-    pub const ALL: [Stage; 4] = [Stage::Starting, Stage::Running, Stage::Ending, Stage::Grading];
+    pub const ALL: [Stage; 4] = [Stage::Starting, Stage::Running, Stage::Waiting, Stage::Grading];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Stage::Starting => "starting",
             Stage::Running => "running",
-            Stage::Ending => "ending",
+            Stage::Waiting => "waiting",
             Stage::Grading => "grading",
         }
     }
@@ -99,7 +99,7 @@ impl Stats {
             }
             EventKind::AttemptStarted { id } => self.stage(id, Some(Stage::Starting)),
             EventKind::AgentStarted { id, .. } => self.stage(id, Some(Stage::Running)),
-            EventKind::AgentEnded { id, .. } => self.stage(id, Some(Stage::Ending)),
+            EventKind::AgentEnded { id, .. } => self.stage(id, Some(Stage::Waiting)),
             EventKind::GradeStarted { id } => self.stage(id, Some(Stage::Grading)),
             EventKind::TurnDone { usage, cost_usd, .. } => {
                 tally.turns += 1;
@@ -179,9 +179,9 @@ impl Tally {
         self.done += 1;
         match (outcome.resolved, outcome.class()) {
             (Resolved::Yes, _) => self.resolved += 1,
-            (Resolved::No, _) => self.unresolved += 1,
+            (_, Some(class)) => *self.failed.entry(class).or_default() += 1,
+            (Resolved::No, None) => self.unresolved += 1,
             (Resolved::Unknown, None) => self.ungraded += 1,
-            (Resolved::Unknown, Some(class)) => *self.failed.entry(class).or_default() += 1,
         }
     }
 
@@ -246,7 +246,7 @@ mod tests {
         events.iter().rev().find_map(|event| match &event.kind {
             EventKind::AttemptStarted { id } if id == of => Some(Some(Stage::Starting)),
             EventKind::AgentStarted { id, .. } if id == of => Some(Some(Stage::Running)),
-            EventKind::AgentEnded { id, .. } if id == of => Some(Some(Stage::Ending)),
+            EventKind::AgentEnded { id, .. } if id == of => Some(Some(Stage::Waiting)),
             EventKind::GradeStarted { id } if id == of => Some(Some(Stage::Grading)),
             EventKind::Committed { id, .. } | EventKind::Retrying { id, .. } if id == of => Some(None),
             _ => None,
@@ -263,11 +263,11 @@ mod tests {
             let tally = stats.tally();
             prop_assert_eq!(tally.done, committed(&events, |_| true));
             prop_assert_eq!(tally.resolved, committed(&events, |o| o.resolved == Resolved::Yes));
-            prop_assert_eq!(tally.unresolved, committed(&events, |o| o.resolved == Resolved::No));
+            prop_assert_eq!(tally.unresolved, committed(&events, |o| o.resolved == Resolved::No && o.failure.is_none()));
             prop_assert_eq!(tally.ungraded, committed(&events, |o| o.resolved == Resolved::Unknown && o.failure.is_none()));
             for class in Class::ALL {
                 let failed = tally.failed.get(&class).copied().unwrap_or(0);
-                prop_assert_eq!(failed, committed(&events, |o| o.resolved == Resolved::Unknown && o.class() == Some(class)));
+                prop_assert_eq!(failed, committed(&events, |o| o.resolved != Resolved::Yes && o.class() == Some(class)));
             }
             prop_assert_eq!(tally.done, tally.resolved + tally.unresolved + tally.ungraded + tally.failures());
             prop_assert_eq!(tally.uncounted, count(&events, |k| matches!(k, EventKind::Committed { outcome, .. } if !outcome.counts)));
