@@ -10,22 +10,29 @@ use std::path::Path;
 const MAX_ANSWER: u64 = 64 << 10;
 
 /// Git itself checks the whole diff before it writes, and refuses paths outside `workdir`, beyond links or inside `.git`.
+/// Checked first by itself, so that a diff that does not fit is told apart from files that could not be written.
+///
+/// # Errors
+/// `Rejected`: nothing was written. `NoSpace` and `Failed`: the files may be half changed.
 pub fn apply(processes: &Processes, workdir: &Path, diff: &[u8]) -> Result<(), OpError> {
     if diff.trim_ascii().is_empty() {
         return Ok(());
     }
     let workdir = workdir.canonicalize().map_err(|e| explain(workdir, &e))?;
-    let args = ["apply", "--whitespace=nowarn", "-p1", "-"];
-    let gave = Repository::new()?.git(processes, &args, Some(&workdir), &mended(diff), MAX_ANSWER)?;
-    if gave.success {
+    let diff = mended(diff);
+    let repository = Repository::new()?;
+    let git = |args: &[&str]| repository.git(processes, args, Some(&workdir), &diff, MAX_ANSWER);
+    let checked = git(&["apply", "--check", "--whitespace=nowarn", "-p1", "-"])?;
+    if !checked.success {
+        return Err(OpError::Rejected { message: checked.message });
+    }
+    let applied = git(&["apply", "--whitespace=nowarn", "-p1", "-"])?;
+    if applied.success {
         return Ok(());
     }
-    let message = gave.message;
-    Err(if message.contains("No space left on device") || message.contains("Disk quota exceeded") {
-        OpError::NoSpace { message }
-    } else {
-        OpError::Rejected { message }
-    })
+    let message = format!("the diff fits, but its files could not be written: {}", applied.message);
+    let full = ["No space left on device", "Disk quota exceeded"].iter().any(|error| message.contains(error));
+    Err(if full { OpError::NoSpace { message } } else { OpError::Failed { message } })
 }
 
 /// The diff with what trimming took from its end: the last line's end, and empty context lines of the last hunk.

@@ -15,7 +15,7 @@ const MAX_LINKS: usize = 40;
 pub fn explain(path: &Path, error: &io::Error) -> OpError {
     let path = path.display();
     let message = match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => return OpError::NoSpace { message: format!("{path}: {error}") },
+        _ if is_full(error) => return OpError::NoSpace { message: format!("{path}: {error}") },
         ErrorKind::NotFound => format!("{path} does not exist"),
         ErrorKind::PermissionDenied => format!("{path}: permission denied"),
         ErrorKind::IsADirectory => format!("{path} is a directory"),
@@ -24,6 +24,10 @@ pub fn explain(path: &Path, error: &io::Error) -> OpError {
         _ => format!("{path}: {error}"),
     };
     OpError::Invalid { message }
+}
+
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 pub fn invalid(message: String) -> OpError {
@@ -88,8 +92,12 @@ pub fn write(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<(), OpError
                     .or_else(|e| if e == rustix::io::Errno::NOSYS { Ok(()) } else { Err(e) })?;
                 let mode = mode.unwrap_or(old.mode() & 0o7777);
                 // Another name of the same file must show the change too.
-                if old.nlink() > 1 || replace(&target, bytes, mode, Some(&old)).is_err() {
-                    overwrite(&target, bytes, mode, &old)?;
+                let replaced = if old.nlink() > 1 { Err(ErrorKind::Unsupported.into()) } else { replace(&target, bytes, mode, Some(&old)) };
+                match replaced {
+                    Ok(()) => {}
+                    // Writing in place would cut the file where storage ends.
+                    Err(e) if is_full(&e) => return Err(e),
+                    Err(_) => overwrite(&target, bytes, mode, &old)?,
                 }
                 Ok(())
             }

@@ -1,6 +1,7 @@
 //! The image's git, run over a repository of the toolbox's own: nothing that the sandbox's repositories, configuration or
 //! attributes say reaches it.
 
+use super::files::is_full;
 use super::launch::{Launch, find_in_usual_places, set};
 use super::output::{Kept, Watched, take_ready, watch};
 use super::process::{MARK, Processes, Target};
@@ -172,8 +173,5 @@ fn unique() -> u64 {
 
 /// A failed write of the toolbox's own files; full storage is told apart.
 pub fn storage(what: &str, error: io::Error) -> OpError {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => OpError::NoSpace { message: format!("cannot {what}: {error}") },
-        _ => failed(what, error),
-    }
+    if is_full(&error) { OpError::NoSpace { message: format!("cannot {what}: {error}") } } else { failed(what, error) }
 }

@@ -293,7 +293,9 @@ impl Pool {
                 state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             }
             state.idle += 1;
-            let (back, waited) = self.given.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
+            let last = state.workers == 1;
+            let patience = if last { Duration::MAX } else { IDLE };
+            let (back, waited) = self.given.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner);
             state = back;
             state.idle -= 1;
             if waited.timed_out() && state.jobs.is_empty() && state.workers > 1 {

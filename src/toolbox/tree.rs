@@ -4,7 +4,7 @@ use super::files::invalid;
 use super::protocol::OpError;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Seek};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -198,15 +198,19 @@ pub fn content(root: &Path, entry: &Entry, held: u64) -> io::Result<Content> {
         return Ok(Content::Held(fs::read_link(path)?.into_os_string().into_encoded_bytes()));
     }
     let open = || OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path);
-    let file = readable(&path, 0o400, open)?;
+    let mut file = readable(&path, 0o400, open)?;
     let size = file.metadata()?.len();
     if size > held {
         return Ok(Content::Large(file, size));
     }
     let mut bytes = Vec::with_capacity(size as usize);
     (&file).take(held + 1).read_to_end(&mut bytes)?;
-    // It grew while it was read.
-    if bytes.len() as u64 > held { Ok(Content::Large(File::open(&path)?, bytes.len() as u64)) } else { Ok(Content::Held(bytes)) }
+    if bytes.len() as u64 > held {
+        // It grew while it was read.
+        file.rewind()?;
+        return Ok(Content::Large(file, bytes.len() as u64));
+    }
+    Ok(Content::Held(bytes))
 }
 
 #[cfg(test)]
