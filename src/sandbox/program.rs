@@ -5,7 +5,7 @@ use crate::domain::{Failure, Kind};
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use std::fs::{self, Permissions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -31,11 +31,11 @@ impl Program {
         let failed = |why: &dyn std::fmt::Display| {
             Failure::new(Kind::SandboxStart, format!("{} cannot be the sandboxes' first process: {why}; {MEND}", source.display()))
         };
-        let program = fs::read(source).map_err(|error| failed(&error))?;
-        let architecture = elf::static_architecture(&program).map_err(|error| failed(&error))?;
+        let head = head(source).map_err(|error| failed(&error))?;
+        let architecture = elf::static_architecture(&head).map_err(|error| failed(&error))?;
         let path = dir.join("toolbox");
-        fs::write(&path, &program)
-            .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o555)))
+        fs::copy(source, &path)
+            .and_then(|_| fs::set_permissions(&path, Permissions::from_mode(0o555)))
             .map_err(|error| failed(&error))?;
         Ok(Program { path, architecture })
     }
@@ -66,10 +66,16 @@ impl Program {
     }
 }
 
+/// As much of the file as its program headers can take: tens of megabytes need not be held to look at them.
+fn head(path: &Path) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    fs::File::open(path)?.take(64 << 10).read_to_end(&mut head)?;
+    Ok(head)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
 
     #[test]
     fn a_script_is_refused_with_the_mend() {
