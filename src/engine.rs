@@ -118,6 +118,7 @@ struct Engine {
     counter: Counter,
     sampling: serde_json::Value,
     drafts: Mutex<HashMap<AttemptId, Draft>>,
+    runners: grading::Runners,
     emit: Emit,
 }
 
@@ -166,6 +167,7 @@ pub async fn run(
         sampling: serde_json::Value::Object(settings.endpoint.parameters()?),
         counter: Counter::default(),
         drafts: Mutex::default(),
+        runners: grading::Runners::default(),
         provider: Arc::clone(&provider),
         store,
         settings,
@@ -328,7 +330,7 @@ impl Engine {
             ended.map(|ended| ended.model_patch.clone()).unwrap_or_default()
         });
         let spec = self.spec(id, Purpose::Grade, &instance);
-        let grade = grading::grade(&*self.provider, &spec, &instance, &patch, &self.settings.grading).await?;
+        let grade = grading::grade(&*self.provider, &spec, &instance, &patch, &self.settings.grading, &self.runners).await?;
         self.with_draft(id, |draft| draft.grade = Some(grade));
         Ok(())
     }

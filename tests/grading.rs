@@ -205,7 +205,7 @@ fn provider() -> Local {
 }
 
 async fn graded(instance: &Instance, diff: &str, settings: &Settings) -> Result<Grade, Failure> {
-    grading::grade(&provider(), &spec(instance), instance, diff, settings).await
+    grading::grade(&provider(), &spec(instance), instance, diff, settings, &grading::Runners::default()).await
 }
 
 /// A repository made by `pre_commands`: `answer` says 1, and one test wants 2.
@@ -674,7 +674,10 @@ mod realset {
             // With a `minversion` pytest imports the package before it begins.
             let broken = added("src/packaging/version/__init__.py", "raise ImportError('broken')");
             let diff = [broken, added("pytest.ini", "[pytest]\nminversion = 6")].concat();
-            let grade = grading::grade(&docker().await, &spec(instance), instance, &diff, &Settings::default()).await.unwrap();
+            let grade =
+                grading::grade(&docker().await, &spec(instance), instance, &diff, &Settings::default(), &grading::Runners::default())
+                    .await
+                    .unwrap();
             assert!(!grade.resolved && grade.tests.values().all(|status| *status == TestStatus::Missing));
             assert!(grade.output_tail.contains("broken"), "{}", grade.output_tail);
         }
@@ -692,7 +695,8 @@ mod realset {
         for instance in &instances {
             for (diff, resolved) in [(&instance.patch, true), (&noop, false), (&instance.patch, true)] {
                 let began = std::time::Instant::now();
-                let graded = grading::grade(&docker, &spec(instance), instance, diff, &Settings::default()).await;
+                let graded =
+                    grading::grade(&docker, &spec(instance), instance, diff, &Settings::default(), &grading::Runners::default()).await;
                 let took = began.elapsed().as_secs_f64();
                 match &graded {
                     Ok(grade) => eprintln!(

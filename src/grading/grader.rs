@@ -9,8 +9,9 @@ use crate::domain::{Failure, Grade, Instance, Kind, TestStatus};
 use crate::sandbox::prepare::{self, Done, call, foreign};
 use crate::sandbox::{Provider, Purpose, Sandbox, Spec};
 use crate::toolbox::protocol::{Answer, Command, End, Op, OpError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Starts a sandbox, grades, destroys it. An empty diff needs none.
@@ -18,7 +19,14 @@ use std::time::{Duration, Instant};
 /// # Errors
 /// Whatever starting a sandbox and [`prepare::at_base`] fail with; `DiffRejected`, `DiffTooLarge`, `Tests`, `RunnerMissing`,
 /// `ReportUnreadable`, `GradeTimeout`; `MemoryExhausted` where the graded tests took the sandbox down.
-pub async fn grade(provider: &dyn Provider, spec: &Spec, instance: &Instance, diff: &str, settings: &Settings) -> Result<Grade, Failure> {
+pub async fn grade(
+    provider: &dyn Provider,
+    spec: &Spec,
+    instance: &Instance,
+    diff: &str,
+    settings: &Settings,
+    runners: &Runners,
+) -> Result<Grade, Failure> {
     if instance.test_ids().next().is_none() {
         return Err(Failure::new(Kind::Tests, format!("{} lists no test: give it FAIL_TO_PASS ids", instance.instance_id)));
     }
@@ -35,12 +43,26 @@ pub async fn grade(provider: &dyn Provider, spec: &Spec, instance: &Instance, di
     let late = |_| Failure::new(Kind::GradeTimeout, format!("the grading passed its deadline of {} s (timeout_s)", settings.timeout_s));
     let spec = Spec { purpose: Purpose::Grade, ..spec.clone() };
     let sandbox = tokio::time::timeout_at(deadline, provider.start(&spec)).await.map_err(late)??;
-    let grading = Grading { sandbox: sandbox.as_ref(), instance, settings, plan: &plan, began };
+    let grading = Grading { sandbox: sandbox.as_ref(), instance, settings, plan: &plan, runners, began };
     let graded = tokio::time::timeout_at(deadline, grading.grade(diff)).await.map_err(late).flatten();
     if let Err(failure) = sandbox.destroy().await {
         tracing::warn!(instance = %instance.instance_id, "a grader's sandbox was not destroyed: {failure}");
     }
     graded
+}
+
+/// Test runners found so far, by image and `pre_commands`: the samples of an instance need not look for theirs again.
+#[derive(Debug, Default)]
+pub struct Runners(Mutex<HashMap<(String, String), Runner>>);
+
+impl Runners {
+    fn get(&self, key: &(String, String)) -> Option<Runner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    fn put(&self, key: (String, String), runner: Runner) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, runner);
+    }
 }
 
 /// What one test run came to.
@@ -57,6 +79,7 @@ struct Grading<'a> {
     instance: &'a Instance,
     settings: &'a Settings,
     plan: &'a Plan,
+    runners: &'a Runners,
     began: Instant,
 }
 
@@ -87,11 +110,17 @@ impl Grading<'_> {
 
     /// Before the model's diff, so that a runner which the diff breaks is told apart from one that was never there.
     async fn find_pytest(self) -> Result<Runner, Failure> {
+        let key = (self.sandbox.image_digest().to_owned(), self.instance.pre_commands.clone());
+        if let Some(known) = self.runners.get(&key) {
+            return Ok(known);
+        }
         let done = prepare::script(self.sandbox, self.sandbox.workdir(), 300, &pytest::probe()).await?;
-        pytest::found(&done.tail(4000)).ok_or_else(|| {
+        let runner = pytest::found(&done.tail(4000)).ok_or_else(|| {
             let message = format!("no Python in {} imports pytest: install it in the image\n{}", self.instance.image, done.tail(2000));
             Failure::new(Kind::RunnerMissing, message)
-        })
+        })?;
+        self.runners.put(key, runner.clone());
+        Ok(runner)
     }
 
     async fn keep_test_files(self) -> Result<(), Failure> {

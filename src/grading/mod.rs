@@ -8,7 +8,7 @@ pub mod pytest;
 pub mod report;
 pub mod verdict;
 
-pub use grader::grade;
+pub use grader::{Runners, grade};
 
 use crate::sandbox::prepare;
 use serde::{Deserialize, Serialize};

@@ -90,14 +90,6 @@ fn before_the_model(failure: Failure) -> Failure {
 }
 
 async fn bring_to_base(sandbox: &dyn Sandbox, instance: &Instance, settings: &Settings) -> Result<(), Failure> {
-    let workdir = sandbox.workdir();
-    let found = script(sandbox, "/", 60, format!("test -d {}\n", quoted(workdir)).as_bytes()).await?;
-    if found.end != End::Exited(0) {
-        return Err(Failure::new(
-            Kind::Workdir,
-            format!("{workdir} is no directory in {}: correct the instance's workdir or image", instance.image),
-        ));
-    }
     if !instance.pre_commands.trim().is_empty() {
         run_pre_commands(sandbox, instance, settings.pre_commands_timeout_s).await?;
     }
@@ -221,8 +213,4 @@ pub async fn call(sandbox: &dyn Sandbox, op: Op, blob: &[u8]) -> Result<Result<(
 #[must_use]
 pub fn foreign(operation: &str, answer: &Answer) -> Failure {
     Failure::new(Kind::SandboxLost, format!("the toolbox answers {operation} with {answer:?}"))
-}
-
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
 }

@@ -34,9 +34,7 @@ impl Program {
         let head = head(source).map_err(|error| failed(&error))?;
         let architecture = elf::static_architecture(&head).map_err(|error| failed(&error))?;
         let path = dir.join("toolbox");
-        fs::copy(source, &path)
-            .and_then(|_| fs::set_permissions(&path, Permissions::from_mode(0o555)))
-            .map_err(|error| failed(&error))?;
+        fs::copy(source, &path).and_then(|_| fs::set_permissions(&path, Permissions::from_mode(0o555))).map_err(|error| failed(&error))?;
         Ok(Program { path, architecture })
     }
 

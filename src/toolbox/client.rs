@@ -170,6 +170,13 @@ impl Toolbox {
     /// # Errors
     /// See [`ToolboxError`].
     pub async fn call(&self, op: Op, blob: &[u8]) -> Result<(Answer, Bytes), ToolboxError> {
+        let (name, began) = (op.name(), Instant::now());
+        let result = self.exchange(op, blob).await;
+        tracing::debug!(op = name, us = began.elapsed().as_micros() as u64, done = result.is_ok(), "toolbox");
+        result
+    }
+
+    async fn exchange(&self, op: Op, blob: &[u8]) -> Result<(Answer, Bytes), ToolboxError> {
         let patience = self.handle.settings.patience(&op);
         let turn = match &op {
             Op::Run(run) if run.session => Some(self.session_turn(patience).await?),

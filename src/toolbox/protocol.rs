@@ -73,6 +73,29 @@ pub enum Op {
     Usage,
 }
 
+impl Op {
+    /// As it is on the wire.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Run(_) => "run",
+            Op::View { .. } => "view",
+            Op::Create { .. } => "create",
+            Op::Replace { .. } => "replace",
+            Op::Insert { .. } => "insert",
+            Op::Undo { .. } => "undo",
+            Op::Search(_) => "search",
+            Op::Find { .. } => "find",
+            Op::Read { .. } => "read",
+            Op::Write { .. } => "write",
+            Op::Snapshot { .. } => "snapshot",
+            Op::Diff { .. } => "diff",
+            Op::Apply { .. } => "apply",
+            Op::Usage => "usage",
+        }
+    }
+}
+
 /// A command. Its clock starts when it starts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
