@@ -45,6 +45,9 @@ pub async fn grade(
     let sandbox = tokio::time::timeout_at(deadline, provider.start(&spec)).await.map_err(late)??;
     let grading = Grading { sandbox: sandbox.as_ref(), instance, settings, plan: &plan, runners, began };
     let graded = tokio::time::timeout_at(deadline, grading.grade(diff)).await.map_err(late).flatten();
+    if !matches!(&graded, Err(failure) if matches!(failure.kind, Kind::SandboxLost | Kind::MemoryExhausted)) {
+        let _ = tokio::time::timeout(Duration::from_secs(5), grading.leave_nothing()).await;
+    }
     if let Err(failure) = sandbox.destroy().await {
         tracing::warn!(instance = %instance.instance_id, "a grader's sandbox was not destroyed: {failure}");
     }
@@ -94,7 +97,6 @@ impl Grading<'_> {
             Some(runner) => self.run_pytest(&runner, &absent).await,
             None => self.run_scripts(&absent).await,
         }?;
-        self.leave_nothing().await;
         let mut statuses = BTreeMap::new();
         for (id, status) in self.instance.test_ids().zip(tests.statuses) {
             // A list may name an id twice; the first is the one that was reported on.
