@@ -42,6 +42,7 @@ struct World {
     commits: BTreeMap<AttemptId, bool>,
     counted: BTreeMap<EpisodeId, AttemptId>,
     begun: BTreeMap<EpisodeId, Vec<Attempt>>,
+    abandoned: BTreeSet<EpisodeId>,
     wake: Option<u64>,
     finished: u32,
 }
@@ -58,6 +59,7 @@ impl World {
             commits: BTreeMap::new(),
             counted: BTreeMap::new(),
             begun: BTreeMap::new(),
+            abandoned: BTreeSet::new(),
             wake: None,
             finished: 0,
         }
@@ -79,7 +81,8 @@ impl World {
                 Action::Skip { id, .. } => assert!(self.commits.insert(id, true).is_none()),
                 Action::WakeAt { at_ms } => self.wake = Some(at_ms),
                 Action::Finished => self.finished += 1,
-                Action::Abandon { .. } | Action::Quarantine { .. } | Action::Retrying { .. } | Action::Draining { .. } => {}
+                Action::Abandon { id } => assert!(self.abandoned.insert(id.episode), "abandoned twice"),
+                Action::Quarantine { .. } | Action::Retrying { .. } | Action::Draining { .. } => {}
             }
         }
         assert!(self.agents.len() <= self.policy.concurrency);
@@ -108,6 +111,10 @@ impl World {
         pick -= self.grading.len();
         if let Some((id, counts)) = self.commits.iter().nth(pick).map(|(id, counts)| (id.clone(), *counts)) {
             self.commits.remove(&id);
+            if failure.as_ref().is_some_and(|f| f.kind == Kind::RunDir) {
+                let failure = Failure::new(Kind::RunDir, "the disk is full");
+                return self.step(Input::CommitFailed { id, failure });
+            }
             if counts {
                 assert!(self.counted.insert(id.episode.clone(), id.clone()).is_none(), "{} counted twice", id.episode);
             }
@@ -149,7 +156,11 @@ proptest! {
             }
         }
         prop_assert_eq!(world.finished, 1, "the run ends");
-        prop_assert_eq!(world.counted.keys().cloned().collect::<Vec<_>>(), all);
+        // An attempt whose grading had no sandbox is left to the next opening; all others are decided.
+        let settled: BTreeSet<_> = world.counted.keys().chain(&world.abandoned).cloned().collect();
+        prop_assert_eq!(settled.into_iter().collect::<Vec<_>>(), all);
+        prop_assert!(world.counted.keys().all(|id| !world.abandoned.contains(id)));
+        prop_assert_eq!(world.core.undecided(), world.abandoned.len());
         for attempts in world.begun.values() {
             prop_assert!(attempts.len() <= policy.max_attempts as usize);
             prop_assert!(attempts.windows(2).all(|pair| pair[0] < pair[1]), "attempt numbers grow");
@@ -185,6 +196,7 @@ proptest! {
         }
         prop_assert_eq!(world.finished, 1);
         prop_assert!(world.agents.is_empty() && world.grading.is_empty() && world.commits.is_empty());
+        prop_assert_eq!(world.counted.len() + world.core.undecided(), all.len(), "what is not decided is known to be so");
     }
 }
 
@@ -210,5 +222,5 @@ fn results_of_a_stale_attempt_are_dropped() {
     world.step(Input::Tick);
     let stale = "i@0.1".parse().unwrap();
     assert_eq!(world.core.step(Input::AgentEnded { id: stale, failure: None }, 1), []);
-    assert_eq!(world.core.at_work(), 1);
+    assert_eq!(world.agents.len(), 1);
 }

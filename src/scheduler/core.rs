@@ -107,6 +107,9 @@ pub struct Core {
     waiting: BinaryHeap<Reverse<(u64, EpisodeId, Attempt, u32)>>,
     live: HashMap<EpisodeId, Live>,
     grade_queue: VecDeque<AttemptId>,
+    /// Gradings to be done again, and when.
+    regrades: BinaryHeap<Reverse<(u64, AttemptId)>>,
+    abandoned: usize,
     agents: usize,
     graders: usize,
     quarantined: HashMap<InstanceId, Failure>,
@@ -124,6 +127,8 @@ impl Core {
             waiting: BinaryHeap::new(),
             live: HashMap::new(),
             grade_queue: VecDeque::new(),
+            regrades: BinaryHeap::new(),
+            abandoned: 0,
             agents: 0,
             graders: 0,
             quarantined: quarantined.into_iter().collect(),
@@ -142,15 +147,10 @@ impl Core {
         core
     }
 
-    /// Episodes neither begun nor waiting for another attempt.
+    /// Episodes that a run which ends now leaves to the next opening.
     #[must_use]
-    pub fn pending(&self) -> usize {
-        self.pending.len() + self.waiting.len()
-    }
-
-    #[must_use]
-    pub fn at_work(&self) -> usize {
-        self.live.len()
+    pub fn undecided(&self) -> usize {
+        self.pending.len() + self.waiting.len() + self.live.len() + self.abandoned
     }
 
     #[must_use]
@@ -163,12 +163,11 @@ impl Core {
         let mut actions = Vec::new();
         match input {
             Input::AgentEnded { id, failure } => self.agent_ended(id, failure, &mut actions),
-            Input::GradeEnded { id, failure } => self.grade_ended(id, failure, &mut actions),
+            Input::GradeEnded { id, failure } => self.grade_ended(id, failure, now_ms, &mut actions),
             Input::Committed { id } => self.committed(id, now_ms, &mut actions),
             Input::CommitFailed { id, failure } => {
                 if self.stage(&id).is_some_and(|s| matches!(s, Stage::Committing { .. })) {
-                    self.live.remove(&id.episode);
-                    actions.push(Action::Abandon { id });
+                    self.abandon(id, &mut actions);
                     self.drain(failure.message, &mut actions);
                 }
             }
@@ -205,7 +204,7 @@ impl Core {
         }
     }
 
-    fn grade_ended(&mut self, id: AttemptId, failure: Option<Failure>, actions: &mut Vec<Action>) {
+    fn grade_ended(&mut self, id: AttemptId, failure: Option<Failure>, now_ms: u64, actions: &mut Vec<Action>) {
         if self.stage(&id) != Some(&Stage::Grading) {
             return;
         }
@@ -215,27 +214,31 @@ impl Core {
             self.commit(id, None, actions);
             return;
         };
+        self.count_failure(&failure, actions);
         let gradings = self.live.get(&id.episode).map_or(0, |live| live.gradings);
+        // What the agent did is paid for and on disk: only the grading is done again, now or in the next opening.
         match failure.kind.disposition() {
-            // What the agent did is paid for and on disk: only the grading is done again.
-            Disposition::Regrade | Disposition::Retry if gradings < self.policy.max_gradings => {
-                self.count_failure(&failure, actions);
+            Disposition::Regrade | Disposition::Retry if gradings < self.policy.max_gradings && self.draining.is_none() => {
                 self.set(&id, Stage::Queued);
-                self.grade_queue.push_back(id);
+                self.regrades.push(Reverse((now_ms + self.policy.retry_delay(gradings), id)));
+            }
+            Disposition::Retry => self.abandon(id, actions),
+            Disposition::StopRun => {
+                self.drain(failure.message, actions);
+                self.abandon(id, actions);
             }
             Disposition::Quarantine => {
                 self.quarantine(&id, failure, actions);
                 self.commit(id, None, actions);
             }
-            Disposition::StopRun => {
-                self.drain(failure.message, actions);
-                self.commit(id, None, actions);
-            }
-            Disposition::Regrade | Disposition::Retry | Disposition::Final => {
-                self.count_failure(&failure, actions);
-                self.commit(id, None, actions);
-            }
+            Disposition::Regrade | Disposition::Final => self.commit(id, None, actions),
         }
+    }
+
+    fn abandon(&mut self, id: AttemptId, actions: &mut Vec<Action>) {
+        self.live.remove(&id.episode);
+        self.abandoned += 1;
+        actions.push(Action::Abandon { id });
     }
 
     fn failed(&mut self, id: AttemptId, failure: Failure, actions: &mut Vec<Action>) {
@@ -306,6 +309,11 @@ impl Core {
 
     /// Fills the slots. Grading goes first: it is what makes paid work durable.
     fn admit(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
+        while let Some(Reverse((at, _))) = self.regrades.peek()
+            && (*at <= now_ms || self.draining.is_some())
+        {
+            self.grade_queue.extend(self.regrades.pop().map(|Reverse((_, id))| id));
+        }
         while self.graders < self.policy.grader_slots()
             && let Some(id) = self.grade_queue.pop_front()
         {
@@ -319,6 +327,7 @@ impl Core {
         if self.draining.is_none() {
             self.begin(now_ms, actions);
         }
+        actions.extend(self.next_wake().map(|at_ms| Action::WakeAt { at_ms }));
         let idle = self.live.is_empty() && (self.draining.is_some() || (self.pending.is_empty() && self.waiting.is_empty()));
         if idle && !self.finished {
             self.finished = true;
@@ -347,8 +356,11 @@ impl Core {
             self.live.insert(episode, live);
             actions.push(Action::StartAgent { id });
         }
-        if let Some(Reverse((at, ..))) = self.waiting.peek() {
-            actions.push(Action::WakeAt { at_ms: *at });
-        }
+    }
+
+    fn next_wake(&self) -> Option<u64> {
+        let attempt = self.waiting.peek().filter(|_| self.draining.is_none()).map(|Reverse((at, ..))| *at);
+        let grading = self.regrades.peek().map(|Reverse((at, _))| *at);
+        attempt.into_iter().chain(grading).min()
     }
 }

@@ -53,19 +53,20 @@ pub async fn drive<W: Work>(mut core: Core, work: Arc<W>, mut stop: mpsc::Receiv
     let mut input = Input::Tick;
     loop {
         let mut finished = false;
-        wake = wake.filter(|at| *at > now());
+        wake = None;
         for action in core.step(input, now()) {
             match action {
                 Action::Finished => finished = true,
-                Action::WakeAt { at_ms } => wake = Some(wake.map_or(at_ms, |at| at.min(at_ms))),
+                Action::WakeAt { at_ms } => wake = Some(at_ms),
                 other => perform(other, &work, &mut tasks),
             }
         }
         if finished {
             while tasks.join_next().await.is_some() {}
-            return match core.drain_reason() {
-                Some(reason) if core.pending() > 0 => End::Drained(reason.to_owned()),
-                _ => End::Done,
+            return match (core.undecided(), core.drain_reason()) {
+                (0, _) => End::Done,
+                (_, Some(reason)) => End::Drained(reason.to_owned()),
+                (n, None) => End::Drained(format!("{n} attempts could not be graded for want of a sandbox; what they did is kept")),
             };
         }
         let timer = async {
