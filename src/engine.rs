@@ -6,11 +6,11 @@ use crate::{
         prompt::Scaffold,
         runner::{self, Emit, Spool},
     },
-    config::{Backend, MAY_DIFFER, Settings},
+    config::{Backend, ConfigError, MAY_DIFFER, Settings},
     domain::{
-        AttemptId, Class, EpisodeId, Failure, Grade, Instance, InstanceId, Kind, Trajectory, Transcript,
-        event::{EventKind, Outcome},
-        trajectory::Facts,
+        Attempt, AttemptId, Class, Disposition, EpisodeId, Failure, Grade, Instance, InstanceId, Kind, Trajectory, Transcript,
+        event::{EVENTS_VERSION, EventKind, Outcome},
+        trajectory::{Facts, UsageColumn},
         transcript::{Begun, Entry},
     },
     endpoint::{Limiter, ModelClient, OpenAi},
@@ -20,13 +20,18 @@ use crate::{
         core::{Action, Core, Todo},
         driver::{self, End, Stop, Work},
     },
-    store::{DatasetError, Plan, RunDir, SpoolWriter, Store, StoreError, Stream, Summary, instances},
+    store::{
+        DatasetError, Plan, RunDir, SpoolWriter, Store, StoreError, Stream, Summary,
+        dataset::{self, BadRow},
+        instances, state,
+    },
     tokens::Counter,
 };
 use futures_util::future::BoxFuture;
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
+    panic::AssertUnwindSafe,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -40,6 +45,8 @@ pub enum OpenError {
     Dataset(#[from] DatasetError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     #[error("{0}")]
     Settings(String),
 }
@@ -51,42 +58,92 @@ pub struct Report {
     pub summary: Summary,
 }
 
+/// What a run needs from outside, found to answer before anything is begun or written.
+pub struct Ready {
+    provider: Arc<dyn Provider>,
+    client: OpenAi,
+    limiter: Arc<Limiter>,
+}
+
+/// Asks the sandbox backend and the endpoint: no daemon, a wrong address, key or model is told before a run directory exists.
+///
+/// # Errors
+/// With what is wrong and the mend.
+pub async fn preflight(settings: &Settings) -> Result<Ready, Failure> {
+    let limiter = Arc::new(Limiter::new(settings.endpoint.limits.clone()));
+    let client = OpenAi::new(settings.endpoint.clone(), Arc::clone(&limiter))?;
+    let provider: Arc<dyn Provider> = match settings.sandbox.backend {
+        Backend::Docker => Arc::new(Docker::connect(settings.sandbox.docker.clone()).await?),
+        Backend::Local => Arc::new(Local::new(settings.sandbox.local.clone())),
+    };
+    provider.check().await?;
+    client.check().await?;
+    Ok(Ready { provider, client, limiter })
+}
+
+/// A run that is open, and the rows that were left out of it.
+pub struct Opened {
+    pub store: Store,
+    pub left_out: Vec<BadRow>,
+    pub left_out_total: u64,
+}
+
 /// Makes the run directory, or opens it to go on: with the same settings, scaffold and instances. Blocks on the disk.
 ///
 /// # Errors
 /// See [`OpenError`]; each says the place and the mend.
-pub fn open(out: &Path, settings: &Settings) -> Result<Store, OpenError> {
+pub fn open(out: &Path, settings: &Settings) -> Result<Opened, OpenError> {
+    if RunDir::exists(out) {
+        return Ok(Opened {
+            store: Store::open(existing(out, settings)?, settings.store.clone())?,
+            left_out: Vec::new(),
+            left_out_total: 0,
+        });
+    }
     let scaffold = scaffold(settings)?;
-    let source = source(&settings.instances.path);
-    let dir = if RunDir::exists(out) {
-        let dir = RunDir::open(out)?;
-        dir.check_settings(&settings.table(), MAY_DIFFER)?;
-        same(&dir, "scaffold", &scaffold.digest)?;
-        if dir.info().plan.digests.get("dataset_file") != Some(&source) {
-            let scan = crate::store::dataset::scan(&settings.instances.path, &settings.dataset, &mut |_| Ok(()))?;
-            same(&dir, "dataset", &scan.digest)?;
-        }
-        dir
-    } else {
-        RunDir::create(out, &settings.table(), |layout| -> Result<Plan, OpenError> {
-            let scan = instances::freeze(layout, &settings.instances.path, &settings.dataset)?;
-            for bad in &scan.bad {
-                tracing::warn!(%bad, "left out");
-            }
-            let digests = [("dataset", scan.digest), ("dataset_file", source), ("scaffold", scaffold.digest.clone())];
-            Ok(Plan {
-                model: settings.endpoint.model.clone(),
-                scaffold: settings.scaffold.name.clone(),
-                instances: scan.rows,
-                samples: settings.instances.samples,
-                digests: digests.map(|(name, digest)| (name.to_owned(), digest)).into(),
-            })
-        })?
-    };
+    let mut left_out = (Vec::new(), 0);
+    let dir = RunDir::create(out, &settings.table()?, |layout| -> Result<Plan, OpenError> {
+        let source = source(&settings.instances.path);
+        let scan = instances::freeze(layout, &settings.instances.path, &settings.dataset)?;
+        left_out = (scan.bad, scan.bad_total);
+        let digests = [("dataset", scan.digest), ("dataset_file", source), ("scaffold", scaffold.digest.clone())];
+        Ok(Plan {
+            model: settings.endpoint.model.clone(),
+            scaffold: settings.scaffold.name.clone(),
+            instances: scan.rows,
+            samples: settings.instances.samples,
+            digests: digests.map(|(name, digest)| (name.to_owned(), digest)).into(),
+        })
+    })?;
+    Ok(Opened { store: Store::open(dir, settings.store.clone())?, left_out: left_out.0, left_out_total: left_out.1 })
+}
+
+/// A run that may be gone on with by these settings.
+///
+/// # Errors
+/// Shows what differs.
+pub fn existing(out: &Path, settings: &Settings) -> Result<RunDir, OpenError> {
+    let dir = RunDir::open(out)?;
+    dir.check_settings(&settings.table()?, MAY_DIFFER)?;
+    same(&dir, "scaffold", &scaffold(settings)?.digest)?;
+    if dir.info().plan.digests.get("dataset_file") != Some(&source(&settings.instances.path)) {
+        let scan = dataset::scan(&settings.instances.path, &settings.dataset, &mut |_| Ok(()))?;
+        same(&dir, "dataset", &scan.digest)?;
+    }
+    Ok(dir)
+}
+
+/// A run to be gone on with by its own settings; its instances are frozen in it.
+///
+/// # Errors
+/// Where it is no run, is in use, or its scaffold's files changed.
+pub fn reopen(out: &Path, settings: &Settings) -> Result<Store, OpenError> {
+    let dir = RunDir::open(out)?;
+    same(&dir, "scaffold", &scaffold(settings)?.digest)?;
     Ok(Store::open(dir, settings.store.clone())?)
 }
 
-fn scaffold(settings: &Settings) -> Result<Scaffold, OpenError> {
+pub fn scaffold(settings: &Settings) -> Result<Scaffold, OpenError> {
     Scaffold::load(&settings.scaffold, settings.agent.turns).map_err(|e| OpenError::Settings(e.to_string()))
 }
 
@@ -128,29 +185,27 @@ struct Draft {
     transcript: Option<Transcript>,
     grade: Option<Grade>,
     failure: Option<Failure>,
+    gradings: u32,
 }
 
 /// Does these episodes of an open run, or all outstanding ones.
 ///
 /// # Errors
-/// What keeps a run from beginning: no daemon, wrong key, unknown model.
+/// What keeps a run from beginning.
 pub async fn run(
+    ready: Ready,
     store: Store,
     mut settings: Settings,
     only: Option<Vec<EpisodeId>>,
     emit: Emit,
     stop: mpsc::Receiver<Stop>,
 ) -> Result<Report, Failure> {
+    let Ready { provider, client, limiter } = ready;
     let run = store.dir().info().run.clone();
     settings.grading.prepare = settings.sandbox.prepare.clone();
-    let provider: Arc<dyn Provider> = match settings.sandbox.backend {
-        Backend::Docker => Arc::new(Docker::connect(settings.sandbox.docker.clone()).await?),
-        Backend::Local => Arc::new(Local::new(settings.sandbox.local.clone())),
-    };
-    provider.check().await?;
-    let limiter = Arc::new(Limiter::new(settings.endpoint.limits.clone()));
-    let client = OpenAi::new(settings.endpoint.clone(), Arc::clone(&limiter))?;
-    client.check().await?;
+    let episodes = store.summary().episodes;
+    let outstanding = only.as_ref().map_or(episodes.outstanding, |only| only.len() as u64);
+    emit(EventKind::RunStarted { version: EVENTS_VERSION, run: run.clone(), total: episodes.total, outstanding }).await;
     let swept = provider.sweep(&run).await?;
     if swept > 0 {
         tracing::info!(swept, "sandboxes of dead engines removed");
@@ -175,8 +230,6 @@ pub async fn run(
         emit,
     });
     let todo = engine.todo(only).await?;
-    let (total, outstanding) = (engine.store.summary().episodes.total, todo.len() as u64);
-    (engine.emit)(EventKind::RunStarted { version: crate::domain::event::EVENTS_VERSION, run: run.clone(), total, outstanding }).await;
     let quarantined = engine.store.with_state(|state| state.quarantined().clone());
     let core = Core::new(engine.settings.scheduler.clone(), todo, quarantined);
     let watching = tokio::spawn(watch(limiter, Arc::clone(&engine.emit)));
@@ -218,22 +271,24 @@ impl Engine {
                 self.store.discard_spool(&id).map_err(|e| e.failure())?;
                 continue;
             };
-            let complete = transcript.ended.as_ref().is_some_and(|ended| ended.failure.is_none());
+            let failure = transcript.ended.as_ref().map(|ended| ended.failure.clone());
+            let complete = failure == Some(None);
+            let decided = failure.flatten().is_some_and(|f| f.kind.disposition() == Disposition::Final);
             let wanted = self.store.with_state(|state| state.episode(&id.episode).is_some_and(|e| e.outstanding()));
-            let draft = Draft { transcript: Some(transcript), grade: None, failure: None };
+            let draft = Draft { transcript: Some(transcript), ..Draft::default() };
             if complete && wanted && !ended.contains_key(&id.episode) {
                 self.put(&id, draft);
                 ended.insert(id.episode.clone(), id);
             } else {
                 self.put(&id, Draft { failure: Some(interrupted()), ..draft });
-                self.commit_draft(&id, false).await?;
+                self.commit_draft(&id, decided && wanted).await?;
             }
         }
         Ok(self.store.with_state(|state| {
             let todo = |episode: EpisodeId| match ended.get(&episode) {
                 Some(id) => Todo { attempt: id.attempt, episode, ended: true },
                 None => {
-                    let attempt = state.episode(&episode).map_or(crate::domain::Attempt::FIRST, crate::store::state::Episode::next);
+                    let attempt = state.episode(&episode).map_or(Attempt::FIRST, state::Episode::next);
                     Todo { episode, attempt, ended: false }
                 }
             };
@@ -324,25 +379,26 @@ impl Engine {
     async fn run_grade(&self, id: &AttemptId) -> Result<(), Failure> {
         (self.emit)(EventKind::GradeStarted { id: id.clone() }).await;
         let instance = self.instance(&id.episode.instance).await?;
-        let patch = self.with_draft(id, |draft| {
+        let (patch, regrades) = self.with_draft(id, |draft| {
             draft.failure = None;
+            draft.gradings += 1;
             let ended = draft.transcript.as_ref().and_then(|t| t.ended.as_ref());
-            ended.map(|ended| ended.model_patch.clone()).unwrap_or_default()
+            (ended.map(|ended| ended.model_patch.clone()).unwrap_or_default(), draft.gradings - 1)
         });
         let spec = self.spec(id, Purpose::Grade, &instance);
         let grade = grading::grade(&*self.provider, &spec, &instance, &patch, &self.settings.grading, &self.runners).await?;
-        self.with_draft(id, |draft| draft.grade = Some(grade));
+        self.with_draft(id, |draft| draft.grade = Some(Grade { regrades, ..grade }));
         Ok(())
     }
 
-    /// Joins what is known of the attempt and makes it durable. On failure the draft stays, as does its spool.
+    /// Joins what is known of the attempt and makes it durable. On failure its spool stays.
     async fn commit_draft(&self, id: &AttemptId, counts: bool) -> Result<(), Failure> {
-        let Draft { transcript, grade, failure } = self.take(id);
+        let Draft { transcript, grade, failure, .. } = self.take(id);
         let transcript = match transcript {
             Some(transcript) => transcript,
             // A panic took the transcript with it, or there was none yet: the spool has what was paid for.
             None => {
-                let entries = self.store.recover(id).unwrap_or_default();
+                let entries = self.store.recover(id).map_err(|e| e.failure())?;
                 Transcript::replay(entries).unwrap_or_else(|| Transcript::new(self.head(id)))
             }
         };
@@ -361,10 +417,13 @@ impl Engine {
             },
         );
         if !trajectory.messages.is_empty() {
-            let counter = self.counter.clone();
+            let (counter, name) = (self.counter.clone(), id.clone());
             let counted = tokio::task::spawn_blocking(move || {
-                if let Err(error) = counter.fill(&mut trajectory) {
-                    tracing::warn!(id = %trajectory.trajectory_id, %error, "tokens not counted");
+                // A text that the counter cannot take costs its count, not the record.
+                match std::panic::catch_unwind(AssertUnwindSafe(|| counter.fill(&mut trajectory))) {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::warn!(id = %name, %error, "tokens not counted"),
+                    Err(_) => tracing::error!(id = %name, "a bug of sweroll: counting tokens panicked"),
                 }
                 trajectory
             });
@@ -386,7 +445,7 @@ fn stream(outcome: &Outcome) -> Stream {
 
 fn outcome(trajectory: &Trajectory, counts: bool) -> serde_json::Result<Outcome> {
     let meta = trajectory.meta()?;
-    let usage: crate::domain::trajectory::UsageColumn = serde_json::from_str(&trajectory.usage)?;
+    let usage: UsageColumn = serde_json::from_str(&trajectory.usage)?;
     Ok(Outcome {
         counts,
         exit_reason: trajectory.exit_reason,

@@ -193,9 +193,9 @@ fn a_sandbox_that_does_not_start_is_infrastructure() {
 fn a_wrong_key_or_model_stops_the_run_before_it_costs() {
     let endpoint = Endpoint::start(&instances(), "gold", &["--serve-key", "right", "--serve-model", "served"]);
     let temp = tempfile::tempdir().unwrap();
-    let wrong_key = expect(run(&endpoint.url, &temp.path().join("a"), &[]).env("SWEROLL_API_KEY", "wrong-secret"), 3);
+    let wrong_key = expect(run(&endpoint.url, &temp.path().join("a"), &[]).env("SWEROLL_API_KEY", "wrong-secret"), 2);
     assert!(stderr(&wrong_key).contains("SWEROLL_API_KEY") && !stderr(&wrong_key).contains("wrong-secret"), "{}", stderr(&wrong_key));
-    let wrong_model = expect(run(&endpoint.url, &temp.path().join("b"), &[]).env("SWEROLL_API_KEY", "right"), 3);
+    let wrong_model = expect(run(&endpoint.url, &temp.path().join("b"), &[]).env("SWEROLL_API_KEY", "right"), 2);
     assert!(stderr(&wrong_model).contains("scripted"), "{}", stderr(&wrong_model));
     let right = ["--model", "served", "--filter", "greet"];
     let mut command = run(&endpoint.url, &temp.path().join("c"), &right[2..]);

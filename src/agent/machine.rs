@@ -15,15 +15,15 @@ pub struct Limits {
     pub completion_tokens: u64,
     /// Dollars an episode, by the endpoint's price table.
     pub cost_usd: f64,
-    /// Seconds from the first prompt.
+    /// Seconds from the first prompt, waiting for the endpoint's limits and retries not counted.
     pub wall_time_s: u64,
-    /// Replies without a call in a row that are answered with a reminder; one more ends the episode.
+    /// Replies without a call, no good one between them, that are answered with a reminder; one more ends the episode.
     pub reminders: u32,
     /// Turns in a row whose every call is malformed; one more ends the episode.
     pub malformed_turns: u32,
     /// Bytes of the final diff; a larger one is a failure of class `model`.
     pub diff_bytes: u64,
-    /// Replies in a row cut by length; one more ends the episode.
+    /// Replies cut by length, no good one between them; one more ends the episode.
     pub length_cuts: u32,
 }
 
@@ -49,7 +49,7 @@ pub struct Spent {
     pub turns: u32,
     pub completion_tokens: u64,
     pub cost_usd: f64,
-    /// Seconds since the first prompt.
+    /// Seconds since the first prompt, without those spent waiting.
     pub wall_s: u64,
     /// Estimated tokens of the next prompt.
     pub next_prompt: u64,

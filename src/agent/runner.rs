@@ -55,6 +55,8 @@ struct Runner<'a> {
     /// The session's working directory, as last heard.
     cwd: String,
     began: Instant,
+    /// Time in which the endpoint's limits or its failures held the episode up: it is not the model's.
+    waited: Duration,
 }
 
 /// What stopped the loop: an exit reason, or the failure that left none.
@@ -73,6 +75,7 @@ pub async fn run(shared: &Shared, sandbox: &dyn Sandbox, spool: &mut dyn Spool, 
         machine: Machine::default(),
         cwd: sandbox.workdir().to_owned(),
         began: Instant::now(),
+        waited: Duration::ZERO,
     };
     let stopped = match runner.spool.append(&first).await {
         Ok(()) => runner.turns().await,
@@ -80,7 +83,7 @@ pub async fn run(shared: &Shared, sandbox: &dyn Sandbox, spool: &mut dyn Spool, 
     };
     let ended = runner.salvage(stopped, admitted).await;
     let entry = Entry::Ended(ended);
-    // A spool that cannot be written any more costs nothing that is in the transcript: it is committed next.
+    // What cannot be written here any more is still in the transcript, which is committed next.
     if let Err(failure) = runner.spool.append(&entry).await {
         tracing::warn!(%failure, "the end of an attempt is not in its spool");
     }
@@ -105,15 +108,10 @@ impl Runner<'_> {
                 true => Reply::NoCall,
                 false => Reply::Calls,
             };
-            (self.shared.emit)(EventKind::TurnDone {
-                id: self.transcript.begun.id.clone(),
-                usage: response.usage,
-                cost_usd: response.cost_usd,
-                latency_ms: response.latency_ms,
-            })
-            .await;
             self.context.replied(response.usage, &response.message);
+            let Response { usage, cost_usd, latency_ms, .. } = response;
             self.record(Entry::Response(response)).await?;
+            (self.shared.emit)(EventKind::TurnDone { id: self.transcript.begun.id.clone(), usage, cost_usd, latency_ms }).await;
             match self.machine.replied(&self.shared.limits, reply) {
                 Next::Exit(exit) => return Ok(exit),
                 Next::Remind => self.remind(self.shared.scaffold.reminder()).await?,
@@ -132,9 +130,13 @@ impl Runner<'_> {
             turns: self.transcript.turns.len() as u32,
             completion_tokens: self.transcript.usage.completion_tokens,
             cost_usd: self.transcript.cost_usd,
-            wall_s: self.began.elapsed().as_secs(),
+            wall_s: self.worked().as_secs(),
             next_prompt: self.context.next_prompt(),
         }
+    }
+
+    fn worked(&self) -> Duration {
+        self.began.elapsed().saturating_sub(self.waited)
     }
 
     /// What of the wall time is left; a day where there is no limit.
@@ -143,18 +145,21 @@ impl Runner<'_> {
             0 => Duration::from_secs(86_400),
             s => Duration::from_secs(s),
         };
-        limit.saturating_sub(self.began.elapsed())
+        limit.saturating_sub(self.worked())
     }
 
-    /// A reply, or the exit reason that stands in its place.
+    /// A reply, or the exit reason that stands in its place. Bounded by the endpoint's own timeouts and retry policy.
     async fn ask(&mut self) -> Result<Result<Response, ExitReason>, Failure> {
         let request =
             Request { messages: &self.transcript.messages, tools: &self.transcript.begun.tools, estimate: self.context.next_prompt() };
-        match tokio::time::timeout(self.wall_left(), self.shared.client.complete(request)).await {
-            Err(_) => Ok(Err(ExitReason::WallTimeLimit)),
-            Ok(Ok(response)) => Ok(Ok(response)),
-            Ok(Err(ModelError::ContextOverflow(_))) => Ok(Err(ExitReason::ContextOverflow)),
-            Ok(Err(ModelError::Failed(failure))) => Err(failure),
+        let asked = Instant::now();
+        match self.shared.client.complete(request).await {
+            Ok(response) => {
+                self.waited += asked.elapsed().saturating_sub(Duration::from_millis(response.latency_ms));
+                Ok(Ok(response))
+            }
+            Err(ModelError::ContextOverflow(_)) => Ok(Err(ExitReason::ContextOverflow)),
+            Err(ModelError::Failed(failure)) => Err(failure),
         }
     }
 
@@ -270,24 +275,21 @@ impl Runner<'_> {
         }
     }
 
-    /// Takes the diff and the counters, unless the sandbox itself is gone.
+    /// Takes the diff and the counters.
     async fn salvage(&self, stopped: Stopped, admitted: Instant) -> Ended {
         let (exit_reason, mut failure) = match stopped {
             Ok(reason) => (reason, None),
             Err(failure) => (ExitReason::Failed, Some(failure)),
         };
-        let gone = matches!(failure.as_ref().map(|f| f.kind), Some(Kind::SandboxLost | Kind::MemoryExhausted));
-        let mut model_patch = String::new();
-        let mut usage = Usage::default();
-        if !gone {
-            match self.diff().await {
-                Ok(patch) => model_patch = patch,
-                // The first cause stands.
-                Err(second) => failure = failure.or(Some(second)),
-            }
-            if let Ok((Answer::Usage(counted), _)) = self.sandbox.toolbox().call(Op::Usage, &[]).await {
-                usage = counted;
-            }
+        // Tried whatever happened: a sandbox that is gone refuses at once, one that only fell silent may still answer.
+        let (mut model_patch, mut usage) = (String::new(), Usage::default());
+        match self.diff().await {
+            Ok(patch) => model_patch = patch,
+            // The first cause stands.
+            Err(second) => failure = failure.or(Some(second)),
+        }
+        if let Ok((Answer::Usage(counted), _)) = self.sandbox.toolbox().call(Op::Usage, &[]).await {
+            usage = counted;
         }
         (self.shared.emit)(EventKind::AgentEnded {
             id: self.transcript.begun.id.clone(),

@@ -57,8 +57,8 @@ pub fn run(args: &Args) -> Outcome {
     settings.scheduler.concurrency = 4;
     // One of the instances has a test that hangs.
     settings.grading.tests_timeout_s = 3;
-    let store = engine::open(&args.out, &settings).map_err(run::refused)?;
-    let exit = run::execute(store, settings, None, &Operation::default())?;
+    let open = |settings: &Settings| engine::open(&args.out, settings).map(|opened| (opened.store, None)).map_err(run::refused);
+    let exit = run::execute(settings, &Operation::default(), open)?;
     drop(server);
     if exit != Exit::Done {
         return Ok(exit);

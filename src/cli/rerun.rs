@@ -1,14 +1,15 @@
 //! `sweroll rerun`: the outstanding and the failed episodes of a run, once more. Earlier attempts stay.
 
 use super::{
-    CliError, Outcome, block_on,
+    CliError, Outcome,
     options::{Operation, operate},
     print,
-    run::execute,
+    run::{execute, refused},
 };
 use crate::{
     domain::{Class, EpisodeId},
-    store::{RunDir, Store, View, rerun},
+    engine,
+    store::{View, rerun},
 };
 use clap::Args as ClapArgs;
 use std::path::PathBuf;
@@ -27,7 +28,7 @@ pub struct Args {
     /// Of the failed, only these classes (endpoint, infra, model, task, grader, run, bug); repeatable
     #[arg(long, value_name = "CLASS", env = "SWEROLL_RERUN_CLASS", value_delimiter = ',', help_heading = "Selection")]
     pub class: Vec<String>,
-    /// Only these episodes, whatever became of them; repeatable
+    /// Of the outstanding and the failed, only these episodes; repeatable
     #[arg(long, value_name = "INSTANCE@SAMPLE", env = "SWEROLL_RERUN_EPISODE", value_delimiter = ',', help_heading = "Selection")]
     pub episode: Vec<EpisodeId>,
     /// List the episodes and begin nothing
@@ -48,17 +49,18 @@ pub fn run(args: Args) -> Outcome {
         let lines: String = select(&view.state).iter().map(|id| format!("{id}\n")).collect();
         return print(&lines);
     }
-    let settings = operate(&view.info.settings, &args.operation)?;
-    drop(view);
-    let dir = RunDir::open(&args.dir).map_err(CliError::usage)?;
-    let store = Store::open(dir, settings.store.clone()).map_err(CliError::failed)?;
-    let selected = store.with_state(select);
-    if selected.is_empty() {
+    if select(&view.state).is_empty() {
         return print("nothing is outstanding or failed by this selection\n");
     }
-    let reason = format!("rerun --class {:?} --episode {}", args.class, args.episode.len());
-    block_on(store.reopen(selected.clone(), &reason))?.map_err(CliError::failed)?;
-    execute(store, settings, Some(selected), &args.operation)
+    let settings = operate(&view.info.settings, &args.operation)?;
+    drop(view);
+    execute(settings, &args.operation, |settings| {
+        let store = engine::reopen(&args.dir, settings).map_err(refused)?;
+        let selected = store.with_state(select);
+        let reason = format!("rerun --class {} of {} episodes", args.class.join(","), selected.len());
+        tokio::runtime::Handle::current().block_on(store.reopen(selected.clone(), &reason)).map_err(CliError::failed)?;
+        Ok((store, Some(selected)))
+    })
 }
 
 fn class(name: &str) -> Result<Class, CliError> {

@@ -11,7 +11,7 @@ use crate::{
     engine::{self, OpenError},
     reporter::{Notes, ProgressMode, Reporter, ReporterSettings, emit},
     scheduler::driver::{End, Stop},
-    store::{RunDir, Store, StoreError, dataset},
+    store::{RunDir, Store, StoreError, View, dataset},
 };
 use clap::Args as ClapArgs;
 use std::{
@@ -52,8 +52,16 @@ pub fn run(args: Args) -> Outcome {
     if args.dry_run {
         return dry_run(&args.out, &settings);
     }
-    let store = engine::open(&args.out, &settings).map_err(refused)?;
-    execute(store, settings, None, &args.operation)
+    execute(settings, &args.operation, |settings| {
+        let opened = engine::open(&args.out, settings).map_err(refused)?;
+        for bad in &opened.left_out {
+            eprintln!("sweroll: left out: {bad}");
+        }
+        if opened.left_out_total > 0 {
+            eprintln!("sweroll: {} bad rows left out (--skip-bad)", opened.left_out_total);
+        }
+        Ok((opened.store, None))
+    })
 }
 
 fn required(settings: &Settings) -> Result<(), CliError> {
@@ -64,21 +72,26 @@ fn required(settings: &Settings) -> Result<(), CliError> {
     ];
     match missing.iter().find(|(_, missing)| *missing) {
         Some((flag, _)) => Err(CliError::usage(format!("{flag} is needed: give it as a flag, by its environment variable or in --config"))),
-        None if settings.instances.samples == 0 => Err(CliError::usage("--samples must be at least 1")),
-        None if settings.scheduler.concurrency == 0 => Err(CliError::usage("--concurrency must be at least 1")),
         None => Ok(()),
     }
 }
 
 fn dry_run(out: &Path, settings: &Settings) -> Outcome {
-    let scan = dataset::scan(&settings.instances.path, &settings.dataset, &mut |_| Ok(())).map_err(CliError::usage)?;
-    let episodes = scan.rows * u64::from(settings.instances.samples);
-    let mut text = format!("{} instances, {episodes} episodes, {} bad rows left out\n", scan.rows, scan.bad_total);
     if RunDir::exists(out) {
-        let summary = crate::store::View::open(out).map_err(CliError::usage)?.summary();
-        text += &format!("{} is a run already: {} episodes outstanding\n", out.display(), summary.episodes.outstanding);
+        drop(engine::existing(out, settings).map_err(refused)?);
+        let episodes = View::open(out).map_err(CliError::usage)?.summary().episodes;
+        let (dir, outstanding, total) = (out.display(), episodes.outstanding, episodes.total);
+        return print(&format!(
+            "{dir} would be resumed: {outstanding} of {total} episodes are outstanding\nnothing was begun (--dry-run)\n"
+        ));
     }
-    print(&(text + "nothing was begun (--dry-run)\n"))
+    engine::scaffold(settings).map_err(refused)?;
+    let scan = dataset::scan(&settings.instances.path, &settings.dataset, &mut |_| Ok(())).map_err(CliError::usage)?;
+    for bad in &scan.bad {
+        eprintln!("sweroll: left out: {bad}");
+    }
+    let (rows, samples) = (scan.rows, u64::from(settings.instances.samples));
+    print(&format!("{rows} instances, {} episodes, {} bad rows left out\nnothing was begun (--dry-run)\n", rows * samples, scan.bad_total))
 }
 
 /// Nothing was begun.
@@ -89,19 +102,24 @@ pub fn refused(error: OpenError) -> CliError {
     }
 }
 
-/// Drives a run to its end, with progress, log and signals, and prints how it stands.
-pub fn execute(store: Store, settings: Settings, only: Option<Vec<EpisodeId>>, operation: &Operation) -> Outcome {
-    let dir = store.dir().layout().root().to_owned();
-    log_to(&store.dir().layout().logs())?;
+/// Opens a run once everything outside answers, drives it to its end with progress, log and signals, and prints how it stands.
+pub fn execute(
+    settings: Settings,
+    operation: &Operation,
+    open: impl FnOnce(&Settings) -> Result<(Store, Option<Vec<EpisodeId>>), CliError>,
+) -> Outcome {
     let watch = ReporterSettings { progress: if operation.quiet { ProgressMode::Off } else { ProgressMode::Auto }, ..Default::default() };
-    let report = block_on(async {
+    let (report, dir) = block_on(async {
+        let ready = engine::preflight(&settings).await.map_err(CliError::usage)?;
+        let (store, only) = tokio::task::block_in_place(|| open(&settings))?;
+        let dir = store.dir().layout().root().to_owned();
+        log_to(&store.dir().layout().logs())?;
         let (events, reporter) = Reporter::start(&watch, operation.events.as_deref()).map_err(CliError::usage)?;
         let stop = stops(reporter.notes())?;
-        let report = engine::run(store, settings, only, emit(events), stop).await.map_err(|failure| stopped(&failure));
+        let report = engine::run(ready, store, settings, only, emit(events), stop).await.map_err(|failure| stopped(&failure));
         reporter.finish().await;
-        report
-    })?;
-    let report = report?;
+        Ok::<_, CliError>((report?, dir))
+    })??;
     let mut text = render::summary(&report.summary);
     let exit = match report.end {
         End::Done => {
@@ -136,11 +154,13 @@ fn stops(notes: Notes) -> Result<mpsc::Receiver<Stop>, CliError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(broken)?;
     let (sender, receiver) = mpsc::channel(2);
     tokio::spawn(async move {
-        for stop in [Stop::Drain, Stop::Kill] {
+        for stop in [Some(Stop::Drain), Some(Stop::Kill), None] {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
+            // A third time while sandboxes are being removed: they go by themselves once this process is dead.
+            let Some(stop) = stop else { std::process::exit(Exit::Killed as i32) };
             if stop == Stop::Drain {
                 notes.print("sweroll: finishing what is at work; once more stops at once");
             }
@@ -148,8 +168,6 @@ fn stops(notes: Notes) -> Result<mpsc::Receiver<Stop>, CliError> {
                 return;
             }
         }
-        // A third time, while the sandboxes are being removed, is heard no more.
-        std::future::pending::<()>().await;
     });
     Ok(receiver)
 }

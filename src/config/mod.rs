@@ -13,5 +13,7 @@ pub use settings::{Backend, Instances, MAY_DIFFER, Sandbox, Settings};
 pub fn resolve(layers: impl IntoIterator<Item = Layer>) -> Result<Settings, ConfigError> {
     let mut all = Layer::default();
     layers.into_iter().for_each(|layer| all.over(layer));
-    all.settings()
+    let settings = all.settings()?;
+    settings.check()?;
+    Ok(settings)
 }

@@ -1,5 +1,6 @@
 //! All settings of a run, each module's under its own name.
 
+use super::ConfigError;
 use crate::{
     agent::{machine, prompt},
     endpoint, grading, sandbox, scheduler, store,
@@ -62,10 +63,32 @@ impl Settings {
         table.try_into().map_err(|e: toml::de::Error| e.to_string())
     }
 
-    /// As a table, for `run.toml`. Holds no secret: keys come from the environment or a file.
-    #[must_use]
-    pub fn table(&self) -> Table {
-        Table::try_from(self).unwrap_or_else(|e| unreachable!("settings are plain tables: {e}"))
+    /// As a table, for `run.toml`. Holds no secret: keys come from the environment or a file, and what an address carries
+    /// behind its `?` is left out.
+    ///
+    /// # Errors
+    /// Where a number is none.
+    pub fn table(&self) -> Result<Table, ConfigError> {
+        let mut shown = self.clone();
+        shown.endpoint.url = self.endpoint.url.split('?').next().unwrap_or_default().to_owned();
+        Table::try_from(shown).map_err(|e| ConfigError::Value(format!("{e}: give a finite number")))
+    }
+
+    /// What no single key can tell.
+    ///
+    /// # Errors
+    /// Names the setting and the mend.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let at_least_one = [
+            ("instances.samples (--samples)", self.instances.samples as usize),
+            ("scheduler.concurrency (--concurrency)", self.scheduler.concurrency),
+            ("scheduler.max_attempts (--max-attempts)", self.scheduler.max_attempts as usize),
+            ("scheduler.max_gradings", self.scheduler.max_gradings as usize),
+        ];
+        match at_least_one.iter().find(|(_, n)| *n == 0) {
+            Some((name, _)) => Err(ConfigError::Value(format!("{name} is 0: it must be at least 1"))),
+            None => self.table().map(drop),
+        }
     }
 }
 
@@ -74,6 +97,7 @@ impl Settings {
 pub const MAY_DIFFER: &[&str] = &[
     "instances.path",
     "scheduler",
+    "store",
     "sandbox.docker",
     "sandbox.local",
     "endpoint.url",

@@ -49,11 +49,10 @@ pub async fn drive<W: Work>(mut core: Core, work: Arc<W>, mut stop: mpsc::Receiv
     let began = Instant::now();
     let now = || began.elapsed().as_millis() as u64;
     let mut tasks: JoinSet<Input> = JoinSet::new();
-    let mut wake: Option<u64> = None;
     let mut input = Input::Tick;
     loop {
         let mut finished = false;
-        wake = None;
+        let mut wake: Option<u64> = None;
         for action in core.step(input, now()) {
             match action {
                 Action::Finished => finished = true,
