@@ -216,7 +216,7 @@ mod tests {
         );
         // Nothing, compressed, as git has it.
         let mut empty = String::new();
-        push_base85(&mut empty, &[0x78, 0x9c, 3, 0, 0, 0, 0, 1]);
+        push_base85(&mut empty, &[0x78, 1, 3, 0, 0, 0, 0, 1]);
         assert_eq!(empty, "HcmV?d00001\n");
     }
 }
