@@ -237,8 +237,8 @@ impl Toolbox {
                 }
                 done(self.shadow.diff(&at(&workdir), &tree, &exclude, max)?.into_bytes())
             }
-            Op::Apply { workdir } => {
-                apply::apply(&self.processes, &at(&workdir), blob)?;
+            Op::Apply { workdir, exclude } => {
+                apply::apply(&self.processes, &at(&workdir), blob, &exclude)?;
                 done(Vec::new())
             }
         }

@@ -32,7 +32,8 @@ impl Bench {
     }
 
     async fn apply(&self, workdir: &Path, diff: &[u8]) -> Result<(), OpError> {
-        self.op(Op::Apply { workdir: workdir.to_str().unwrap().into() }, diff).await.map(drop)
+        let exclude = ["**/__pycache__/**", "**/*.pyc"].map(str::to_owned).to_vec();
+        self.op(Op::Apply { workdir: workdir.to_str().unwrap().into(), exclude }, diff).await.map(drop)
     }
 
     /// The diff that `change` makes in `repo`, after it was applied to a copy of what was there before, which must then be the same.
@@ -463,6 +464,45 @@ async fn a_diff_is_applied_whole_or_not_at_all() {
     let rename = "diff --git a/kept.txt b/moved/kept.txt\nsimilarity index 100%\nrename from kept.txt\nrename to moved/kept.txt\n";
     bench.apply(&repo, rename.as_bytes()).await.unwrap();
     assert_eq!(bench.bytes("repo/moved/kept.txt"), b"changed\n");
+}
+
+#[tokio::test]
+async fn caches_give_way_to_a_file_in_place_of_their_directory() {
+    let bench = start().await;
+    let repo = bench.repository();
+    bench.write("repo/pk/one.py", "1\n");
+    bench.write("repo/pk/sub/two.py", "2\n");
+    bench.write("repo/lk/three.py", "3\n");
+    let tree = bench.snapshot_of(&repo, &[]).await;
+    fs::remove_dir_all(repo.join("pk")).unwrap();
+    fs::remove_dir_all(repo.join("lk")).unwrap();
+    fs::write(repo.join("pk"), "file\n").unwrap();
+    symlink("a", repo.join("lk")).unwrap();
+    let diff = bench.diff_of(&repo, &tree).await;
+    let lay = || {
+        let _ = fs::remove_dir_all(bench.path("fresh"));
+        bench.write("fresh/pk/one.py", "1\n");
+        bench.write("fresh/pk/sub/two.py", "2\n");
+        bench.write("fresh/lk/three.py", "3\n");
+        bench.write("fresh/a/__pycache__/four.pyc", "cache");
+        for cache in ["pk/__pycache__/one.pyc", "pk/sub/two.pyc", "pk/sub/__pycache__/deep/er", "lk/__pycache__/three.pyc"] {
+            bench.write(&format!("fresh/{cache}"), "cache");
+        }
+        fs::create_dir_all(bench.path("fresh/pk/sub/empty")).unwrap();
+    };
+    lay();
+    let fresh = bench.path("fresh");
+    bench.apply(&fresh, &diff).await.unwrap();
+    assert_eq!(bench.bytes("fresh/pk"), b"file\n");
+    assert_eq!(fs::read_link(fresh.join("lk")).unwrap(), Path::new("a"));
+    assert!(fresh.join("a/__pycache__/four.pyc").exists());
+    // A file that the diff does not know is no cache: nothing at all is changed then.
+    lay();
+    bench.write("fresh/pk/sub/unknown.py", "x\n");
+    let before = read_tree(&fresh);
+    let refused = bench.apply(&fresh, &diff).await;
+    assert!(matches!(&refused, Err(OpError::Rejected { message }) if message.contains("pk/sub/unknown.py")), "{refused:?}");
+    assert_eq!(read_tree(&fresh), before);
 }
 
 #[tokio::test]
