@@ -43,7 +43,7 @@ pub fn run(args: &Args) -> Outcome {
     dataset::scan(&file, &dataset::Options::default(), take).map_err(CliError::failed)?;
     print(&format!(
         "{} tiny instances, two samples each, against a scripted endpoint that fails now and then.\n\
-         Sandbox `local` isolates nothing; `sweroll run` takes containers.\n\n",
+         `sweroll run` takes containers, the demo takes plain processes.\n\n",
         instances.len()
     ))?;
 
@@ -57,8 +57,10 @@ pub fn run(args: &Args) -> Outcome {
     settings.scheduler.concurrency = 4;
     // One of the instances has a test that hangs.
     settings.grading.tests_timeout_s = 3;
-    let open = |settings: &Settings| engine::open(&args.out, settings).map(|opened| (opened.store, None)).map_err(run::refused);
-    let exit = run::execute(settings, &Operation::default(), open)?;
+    let exit = run::execute(settings, &Operation::default(), |settings, ask| {
+        let (opened, ready) = engine::open(&args.out, settings, ask).map_err(run::refused)?;
+        Ok((opened.store, None, ready))
+    })?;
     drop(server);
     if exit != Exit::Done {
         return Ok(exit);

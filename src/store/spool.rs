@@ -98,13 +98,17 @@ pub fn list(layout: &Layout) -> Result<Vec<AttemptId>, StoreError> {
     Ok(ids)
 }
 
-/// Reads the whole entries. A last line that a crash tore is passed over.
+/// Reads the whole entries; none where there is no spool. A last line that a crash tore is passed over.
 ///
 /// # Errors
 /// Names the line where one before the last is no entry, or is over the limit.
 pub fn read(path: &Path, max_entry_bytes: u64) -> Result<Vec<Entry>, StoreError> {
     let fail = |e: std::io::Error| StoreError::io("read", path, &e);
-    let mut input = BufReader::new(File::open(path).map_err(fail)?);
+    let mut input = match File::open(path) {
+        Ok(file) => BufReader::new(file),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(fail(e)),
+    };
     let mut entries = Vec::new();
     let mut line = Vec::new();
     loop {
