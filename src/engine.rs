@@ -73,8 +73,7 @@ pub struct Ready {
 /// # Errors
 /// With what is wrong and the mend.
 pub async fn preflight(settings: &Settings) -> Result<Ready, Failure> {
-    let limiter = Arc::new(Limiter::new(settings.endpoint.limits.clone()));
-    let client = OpenAi::new(settings.endpoint.clone(), Arc::clone(&limiter))?;
+    let (client, limiter) = client(settings)?;
     let provider: Arc<dyn Provider> = match settings.sandbox.backend {
         Backend::Docker => Arc::new(Docker::connect(settings.sandbox.docker.clone()).await?),
         Backend::Local => Arc::new(Local::new(settings.sandbox.local.clone())),
@@ -82,6 +81,15 @@ pub async fn preflight(settings: &Settings) -> Result<Ready, Failure> {
     provider.check().await?;
     client.check().await?;
     Ok(Ready { provider, client, limiter })
+}
+
+/// The endpoint's client, which has talked to nobody yet.
+///
+/// # Errors
+/// What cannot work: address, model name, key.
+pub fn client(settings: &Settings) -> Result<(OpenAi, Arc<Limiter>), Failure> {
+    let limiter = Arc::new(Limiter::new(settings.endpoint.limits.clone()));
+    Ok((OpenAi::new(settings.endpoint.clone(), Arc::clone(&limiter))?, limiter))
 }
 
 /// A run that is open, and the rows that were left out of it.
@@ -250,8 +258,11 @@ pub async fn run(
     }
     let summary = engine.store.summary();
     (engine.emit)(EventKind::RunEnded { committed: summary.episodes.committed, outstanding: summary.episodes.outstanding }).await;
-    if let Some(engine) = Arc::into_inner(engine) {
-        engine.store.close().await.map_err(|e| e.failure())?;
+    if let Some(engine) = Arc::into_inner(engine)
+        && let Err(error) = engine.store.close().await
+    {
+        // All that was committed is durable; only derived files may be stale, and the next opening makes them anew.
+        return Ok(Report { end: End::Drained(error.to_string()), summary });
     }
     Ok(Report { end, summary })
 }
@@ -447,9 +458,9 @@ impl Engine {
     }
 }
 
-/// Attempts that were graded or ended by the model train; the rest are kept beside them.
+/// Attempts that were graded or ended by the model train; the rest are kept beside them, as is one without a reply.
 fn stream(outcome: &Outcome) -> Stream {
-    let by_the_model = matches!(outcome.class(), None | Some(Class::Model | Class::Grader));
+    let by_the_model = matches!(outcome.class(), None | Some(Class::Model | Class::Grader)) && outcome.turns > 0;
     if outcome.counts && by_the_model { Stream::Trajectories } else { Stream::Attempts }
 }
 

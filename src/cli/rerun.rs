@@ -33,7 +33,7 @@ pub struct Args {
     #[arg(long, value_name = "INSTANCE@SAMPLE", env = "SWEROLL_RERUN_EPISODE", value_delimiter = ',', help_heading = "Selection")]
     pub episode: Vec<EpisodeId>,
     /// List the episodes and begin nothing
-    #[arg(long, help_heading = "Selection")]
+    #[arg(long, env = "SWEROLL_DRY_RUN", help_heading = "Selection")]
     pub dry_run: bool,
     #[command(flatten)]
     pub operation: Operation,

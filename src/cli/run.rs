@@ -39,7 +39,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR", env = "SWEROLL_OUT", help_heading = "Output")]
     pub out: PathBuf,
     /// Check everything that can be checked without starting, and say what would be done
-    #[arg(long, help_heading = "Output")]
+    #[arg(long, env = "SWEROLL_DRY_RUN", help_heading = "Output")]
     pub dry_run: bool,
     #[command(flatten)]
     pub identity: Identity,
@@ -87,6 +87,7 @@ fn dry_run(out: &Path, settings: &Settings) -> Outcome {
         ));
     }
     engine::scaffold(settings).map_err(refused)?;
+    engine::client(settings).map_err(CliError::usage)?;
     let scan = dataset::scan(&settings.instances.path, &settings.dataset, &mut |_| Ok(())).map_err(CliError::usage)?;
     for bad in &scan.bad {
         eprintln!("sweroll: left out: {bad}");
@@ -186,6 +187,11 @@ fn log_to(dir: &Path) -> Result<(), CliError> {
     let file = open().map_err(|e| CliError::failed(format!("{}: {e}: the log cannot be written", path.display())))?;
     let filter = tracing_subscriber::EnvFilter::try_from_env("SWEROLL_LOG").unwrap_or_else(|_| "info,hyper=warn,bollard=warn".into());
     // A second run in one process (the demo's) keeps the first log.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Mutex::new(file)).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .log_internal_errors(false)
+        .with_writer(Mutex::new(file))
+        .try_init();
     Ok(())
 }
