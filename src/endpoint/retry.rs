@@ -351,7 +351,7 @@ mod tests {
     #[test]
     fn throttling_costs_time_but_no_tries() {
         let policy = Policy { tries: 3, ..Policy::default() };
-        let spent = Spent { throttled: 500, faulty: 2, elapsed: Duration::from_secs(3600), throttled_for: Duration::from_secs(7200) };
+        let spent = Spent { throttled: 500, faulty: 2, elapsed: Duration::from_secs(60), throttled_for: Duration::from_secs(7200) };
         let step = |spent: Spent, verdict| policy.next(&spent, verdict, 0.5);
         assert!(matches!(step(spent, Verdict::Throttled { retry_after: None }), Step::Retry(_)));
         assert!(matches!(step(spent, Verdict::Faulty { retry_after: None }), Step::Retry(_)));
