@@ -251,12 +251,6 @@ impl Store {
         self.with_state(|state| Summary::new(self.dir.info(), state))
     }
 
-    /// # Errors
-    /// Where the frame cannot be read.
-    pub fn read(&self, location: &Location) -> Result<Trajectory, StoreError> {
-        shard::read_at(self.dir.layout(), location, self.settings.max_record_bytes)
-    }
-
     #[must_use]
     pub fn instances(&self) -> &Arc<Instances> {
         &self.instances

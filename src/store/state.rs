@@ -26,7 +26,6 @@ pub struct State {
 pub struct Episode {
     /// The highest number an attempt has had; 0: none was begun.
     last: u32,
-    attempts: u32,
     /// Bit n: attempt n + 1 is committed.
     committed: u64,
     reopened: bool,
@@ -43,12 +42,6 @@ pub struct Counting {
 }
 
 impl Episode {
-    /// Committed attempts.
-    #[must_use]
-    pub fn attempts(&self) -> u32 {
-        self.attempts
-    }
-
     /// The number that the next attempt gets.
     #[must_use]
     pub fn next(&self) -> Attempt {
@@ -207,7 +200,6 @@ impl State {
             }
         }
         let episode = &mut self.episodes[at];
-        episode.attempts += 1;
         if outcome.counts && episode.counting.is_none_or(|c| c.attempt < attempt) {
             let failure = outcome.failure.as_ref().map(|f| f.kind);
             episode.counting = Some(Counting { attempt, exit_reason: outcome.exit_reason, resolved: outcome.resolved, failure });
@@ -261,13 +253,6 @@ impl State {
                 (id, &self.episodes[i * self.samples as usize + sample as usize])
             })
         })
-    }
-
-    /// What a run has to do now: outstanding, and not of a quarantined instance.
-    #[must_use]
-    pub fn todo(&self) -> Vec<EpisodeId> {
-        let wanted = self.episodes().filter(|(id, e)| e.outstanding() && !self.quarantined.contains_key(&id.instance));
-        wanted.map(|(id, _)| id).collect()
     }
 
     /// Instances of which no other episode is begun, with the reason.

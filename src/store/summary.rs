@@ -48,7 +48,8 @@ pub struct Episodes {
     /// An attempt counts, and the episode was not reopened since.
     pub committed: u64,
     pub outstanding: u64,
-    /// Of the outstanding: their instance is quarantined, so they are not begun.
+    /// Of the outstanding: their instance is quarantined. The engine does not begin them but records each as a failure of class
+    /// `task`, so none are left where a run came to its end.
     pub quarantined: u64,
 }
 

@@ -51,9 +51,9 @@ fn an_interrupted_attempt_comes_back_from_its_spool() {
     let partial = Trajectory::new(transcript, None, interrupted, facts);
     let place =
         runtime.block_on(store.commit(&partial, outcome(false, Resolved::Unknown, Some(Kind::Interrupted)), Stream::Attempts)).unwrap();
-    assert_eq!(store.read(&place).unwrap(), partial);
+    assert_eq!(View::open(dir.path()).unwrap().read(&place).unwrap(), partial);
     assert!(!path.exists());
-    assert_eq!(store.with_state(State::todo), [episode("a@0")]);
+    assert_eq!(store.with_state(outstanding), [episode("a@0")]);
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn a_stale_or_foreign_manifest_is_made_again() {
     foreign.shards[0].sha256 = "wrong".into();
     for text in [serde_json::to_string(&stale).unwrap(), serde_json::to_string(&foreign).unwrap(), "{".into()] {
         fs::write(layout.manifest(), text).unwrap();
-        assert_eq!(Manifest::rebuild(&layout, &view.info.run, &view.state).unwrap(), good);
+        assert_eq!(manifest_of(&view), good);
     }
     let store = Store::open(RunDir::open(written.root.path()).unwrap(), Settings::default()).unwrap();
     assert_eq!(runtime().block_on(store.close()).unwrap(), good);
@@ -227,7 +227,7 @@ fn child() {
     let store = Arc::new(Store::open(RunDir::open(&root).unwrap(), Settings { shard_bytes: 100_000, ..Settings::default() }).unwrap());
     runtime().block_on(async {
         let mut workers = Vec::new();
-        for episodes in store.with_state(State::todo).chunks(400) {
+        for episodes in store.with_state(outstanding).chunks(400) {
             let (store, episodes) = (store.clone(), episodes.to_vec());
             workers.push(tokio::spawn(async move {
                 for episode in episodes {

@@ -30,6 +30,7 @@ use sweroll::{
         frame::Frames,
         instances::{self, InstancesWriter},
         journal::{self, Journal},
+        manifest,
         rerun,
         run_dir::differences,
     },
@@ -171,6 +172,17 @@ fn read_facts(path: &Path) -> Result<Vec<Fact>, StoreError> {
     Ok(facts)
 }
 
+/// The episodes that are still to be done.
+fn outstanding(state: &State) -> Vec<EpisodeId> {
+    state.episodes().filter(|(_, episode)| episode.outstanding()).map(|(id, _)| id).collect()
+}
+
+/// The manifest as it should be: checksums from the file where they are still good, else taken anew.
+fn manifest_of(view: &View) -> Manifest {
+    let digests = manifest::digests(&view.layout, &view.info.run, &view.state, |_| true).unwrap();
+    Manifest::new(&view.info.run, &view.state, &digests)
+}
+
 /// Every record that the journal knows is readable exactly once, the shards hold nothing else, and the manifest tells the truth.
 fn check_run(root: &Path) -> HashSet<AttemptId> {
     use sha2::Digest;
@@ -198,7 +210,7 @@ fn check_run(root: &Path) -> HashSet<AttemptId> {
             assert_eq!(view.read(&fact.location).unwrap(), row);
         }
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        let manifest = Manifest::rebuild(&view.layout, &view.info.run, &view.state).unwrap();
+        let manifest = manifest_of(&view);
         let entry = manifest.shards.iter().find(|s| s.file == name).unwrap();
         assert_eq!((entry.bytes, entry.sha256.clone()), (bytes.len() as u64, format!("{:x}", sha2::Sha256::digest(&bytes))));
     }
@@ -212,7 +224,7 @@ fn commits_are_read_back_and_resumed() {
     let root = dir.path().join("run");
     let runtime = runtime();
     let store = Store::open(new_run(&root, &["a", "b"], 2), Settings::default()).unwrap();
-    assert_eq!(store.with_state(State::todo), ["a@0", "b@0", "a@1", "b@1"].map(episode));
+    assert_eq!(store.with_state(outstanding), ["a@0", "b@0", "a@1", "b@1"].map(episode));
     let ids = [attempt("a@0.1"), attempt("b@1.1")];
     let places: Vec<Location> = ids
         .iter()
@@ -242,7 +254,7 @@ fn commits_are_read_back_and_resumed() {
     assert_eq!(summary.shards[0].file, "trajectories-00000.jsonl.zst");
 
     let store = Store::open(RunDir::open(&root).unwrap(), Settings::default()).unwrap();
-    assert_eq!(store.with_state(State::todo), ["b@0", "a@1"].map(episode));
+    assert_eq!(store.with_state(outstanding), ["b@0", "a@1"].map(episode));
     assert_eq!(store.with_state(|s| s.episode(&episode("a@1")).unwrap().next()), Attempt(2));
     assert_eq!(store.instances().load(&"b".parse().unwrap()).unwrap(), instance("b"));
 }
@@ -254,7 +266,7 @@ fn sample() {
     let root = std::path::PathBuf::from(std::env::var_os("STORE_SAMPLE").unwrap());
     let store = Store::open(new_run(&root, &["a", "b"], 20), Settings { shard_bytes: 50_000, ..Settings::default() }).unwrap();
     runtime().block_on(async {
-        for (at, id) in store.with_state(State::todo).into_iter().enumerate() {
+        for (at, id) in store.with_state(outstanding).into_iter().enumerate() {
             let id = AttemptId { episode: id, attempt: Attempt::FIRST };
             store.commit(&trajectory(&id, at % 5), outcome(true, Resolved::No, None), Stream::Trajectories).await.unwrap();
         }
