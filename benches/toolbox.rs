@@ -49,7 +49,9 @@ async fn main() {
 
     println!("| one command of `true` | p50 ms | CPU ms | exec / this: p50 | CPU |");
     println!("| --- | ---: | ---: | ---: | ---: |");
-    for (name, m) in [("toolbox, usage counters only", none), ("toolbox, no shell", exec), ("toolbox, session shell", shell), ("docker exec", by_daemon)] {
+    for (name, m) in
+        [("toolbox, usage counters only", none), ("toolbox, no shell", exec), ("toolbox, session shell", shell), ("docker exec", by_daemon)]
+    {
         let (slower, costlier) = (by_daemon.p50 / m.p50, by_daemon.cpu / m.cpu);
         println!("| {name} | {:.2} | {:.2} | {slower:.0} | {costlier:.0} |", m.p50, m.cpu);
     }

@@ -234,6 +234,7 @@ pub async fn run(
         scaffold: Arc::new(scaffold),
         limits: settings.agent.clone(),
         exclude: settings.sandbox.prepare.exclude.clone().into(),
+        max_diff_bytes: settings.grading.diff_max_bytes,
         emit: Arc::clone(&emit),
     };
     let engine = Arc::new(Engine {

@@ -159,7 +159,7 @@ fn context_overflow_is_an_exit_reason_and_its_diff_is_graded() {
 fn a_diff_over_the_limit_is_the_models_failure() {
     let endpoint = Endpoint::start(&instances(), "gold", &[]);
     let temp = tempfile::tempdir().unwrap();
-    expect(&mut run(&endpoint.url, temp.path(), &["--filter", "greet", "--set", "agent.diff_bytes=10"]), 0);
+    expect(&mut run(&endpoint.url, temp.path(), &["--filter", "greet", "--set", "grading.diff_max_bytes=10"]), 0);
     let summary = summary(temp.path());
     assert_eq!((&summary["unresolved"], failed(&summary)), (&json!(0), json!({ "model": 1 })));
 }
@@ -332,7 +332,16 @@ fn a_storm_longer_than_the_wall_limit_ends_no_episode() {
     let storm = Endpoint::start(&instances(), "gold", &["--fault", "429:1.0"]);
     let address = storm.url.trim_start_matches("http://").trim_end_matches("/v1").to_owned();
     let temp = tempfile::tempdir().unwrap();
-    let quick = ["--filter", "greet", "--set", "agent.wall_time_s=2", "--set", "endpoint.retry.cap_s=0.3", "--set", "endpoint.retry.max_elapsed_s=2"];
+    let quick = [
+        "--filter",
+        "greet",
+        "--set",
+        "agent.wall_time_s=2",
+        "--set",
+        "endpoint.retry.cap_s=0.3",
+        "--set",
+        "endpoint.retry.max_elapsed_s=2",
+    ];
     let mut child = run(&storm.url, temp.path(), &quick).stdout(Stdio::null()).spawn().unwrap();
     std::thread::sleep(Duration::from_secs(4));
     assert!(storm.stat()["replies"]["429"].as_u64().unwrap() > 3);
@@ -352,7 +361,8 @@ fn a_run_needs_its_dataset_file_no_more_once_it_is_made() {
     let dir = temp.path().join("run");
     let with_file = || {
         let command = run(&endpoint.url, &dir, &["--filter", "greet"]);
-        let args: Vec<_> = command.get_args().map(|a| if a == instances().as_os_str() { file.clone().into() } else { a.to_owned() }).collect();
+        let args: Vec<_> =
+            command.get_args().map(|a| if a == instances().as_os_str() { file.clone().into() } else { a.to_owned() }).collect();
         let mut command = sweroll();
         command.args(args);
         command

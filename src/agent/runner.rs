@@ -41,6 +41,8 @@ pub struct Shared {
     pub limits: Limits,
     /// Pathspecs left out of the diff.
     pub exclude: Arc<[String]>,
+    /// Bytes of a diff; a larger one is a failure of class `model`.
+    pub max_diff_bytes: u64,
     pub emit: Emit,
 }
 
@@ -313,7 +315,7 @@ impl Runner<'_> {
             workdir: self.sandbox.workdir().to_owned(),
             tree: self.transcript.begun.base_tree.clone(),
             exclude: self.shared.exclude.to_vec(),
-            max: self.shared.limits.diff_bytes,
+            max: self.shared.max_diff_bytes,
         };
         match self.sandbox.toolbox().call(op, &[]).await {
             Ok((_, diff)) => String::from_utf8(diff.into())

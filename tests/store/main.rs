@@ -30,8 +30,7 @@ use sweroll::{
         frame::Frames,
         instances::{self, InstancesWriter},
         journal::{self, Journal},
-        manifest,
-        rerun,
+        manifest, rerun,
         run_dir::differences,
     },
 };
