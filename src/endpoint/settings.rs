@@ -328,7 +328,9 @@ mod tests {
 
     #[test]
     fn a_header_that_may_hold_a_secret_is_no_setting() {
-        for name in ["Authorization", "X-Api-Key", "x-goog-api-key", "X-Auth-Token", "Client-SECRET", "Cookie", "X-Password", "X-Session-Id"] {
+        for name in
+            ["Authorization", "X-Api-Key", "x-goog-api-key", "X-Auth-Token", "Client-SECRET", "Cookie", "X-Password", "X-Session-Id"]
+        {
             let error = toml::from_str::<toml::Table>(&format!("headers = {{ {name} = 'hunter2' }}")).unwrap().try_into::<Settings>();
             let error = error.unwrap_err().to_string();
             assert!(error.contains(name) && error.contains("env:NAME") && !error.contains("hunter2"), "{error}");

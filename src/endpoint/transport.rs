@@ -185,7 +185,9 @@ mod tests {
         assert_eq!(secrets.len(), 2);
         assert!(!format!("{sent:?}").contains("hunter"));
         assert_eq!(headers(&with("X-Title", "mine"), None, env).unwrap().0["x-title"], "mine");
-        for (name, value) in [("Authorization", "Bearer hunter2"), ("X-Session-Id", "hunter2"), ("X-Api-Key", "env:OTHER"), ("X Y", "1"), ("X-Y", "a\nb")] {
+        for (name, value) in
+            [("Authorization", "Bearer hunter2"), ("X-Session-Id", "hunter2"), ("X-Api-Key", "env:OTHER"), ("X Y", "1"), ("X-Y", "a\nb")]
+        {
             let failure = headers(&with(name, value), None, env).unwrap_err();
             assert!(failure.message.contains(name) && !failure.message.contains("hunter"), "{failure}");
         }
