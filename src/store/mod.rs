@@ -36,9 +36,9 @@ use fact::{Committed, Fact};
 use journal::{JOURNAL_FORMAT, Journal};
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -225,12 +225,13 @@ impl Store {
     }
 
     /// The entries of an interrupted attempt; [`crate::domain::Transcript::replay`] makes its transcript of them. Empty where the
-    /// crash came before the first entry was whole: [`Self::discard_spool`] then.
+    /// crash came before the first entry was whole: [`Self::discard_spool`] then. Of a damaged spool, those before the damage; the
+    /// whole is kept beside it.
     ///
     /// # Errors
     /// Where the spool cannot be read.
     pub fn recover(&self, id: &AttemptId) -> Result<Vec<Entry>, StoreError> {
-        spool::read(&spool::path(self.dir.layout(), id), self.settings.max_record_bytes)
+        spool::recover(&spool::path(self.dir.layout(), id), &self.disk, self.settings.max_record_bytes)
     }
 
     /// Removes a spool that holds nothing worth a record.
@@ -309,6 +310,35 @@ impl View {
     #[must_use]
     pub fn summary(&self) -> Summary {
         Summary::new(&self.info, &self.state)
+    }
+
+    /// The shards of trajectories in order, with the bytes of each that are committed.
+    #[must_use]
+    pub fn trajectories(&self) -> Vec<(PathBuf, u64)> {
+        let shards = self.state.shards().iter().filter(|((stream, _), _)| *stream == Stream::Trajectories);
+        shards.map(|((stream, number), shard)| (self.layout.shards().join(stream.file(*number)), shard.bytes)).collect()
+    }
+
+    /// Attempts in these shards that do not count any more: a rerun's do in their place.
+    ///
+    /// # Errors
+    /// Where the journal cannot be read.
+    pub fn superseded(&self) -> Result<HashSet<AttemptId>, StoreError> {
+        let mut superseded = HashSet::new();
+        if self.state.shards().values().all(|shard| shard.superseded.rows == 0) {
+            return Ok(superseded);
+        }
+        journal::read(&self.layout.journal(), &mut |_, fact| {
+            if let Fact::Committed(Committed { id, location, .. }) = fact
+                // A live run has gone on since.
+                && self.state.is_committed(&id)
+                && self.state.is_superseded(&id, &location)
+            {
+                superseded.insert(id);
+            }
+            Ok(())
+        })?;
+        Ok(superseded)
     }
 
     /// All committed attempts of an episode, in the order of their commits.

@@ -258,6 +258,36 @@ fn commits_are_read_back_and_resumed() {
     assert_eq!(store.instances().load(&"b".parse().unwrap()).unwrap(), instance("b"));
 }
 
+#[test]
+fn a_view_says_what_is_committed_and_what_still_counts() {
+    let dir = quick_dir();
+    let runtime = runtime();
+    let store = Store::open(new_run(dir.path(), &["a", "b", "c"], 1), Settings::default()).unwrap();
+    let commit = |id: &str, outcome: Outcome, stream| {
+        runtime.block_on(store.commit(&trajectory(&attempt(id), 1), outcome, stream)).unwrap();
+    };
+    ["a@0.1", "b@0.1", "c@0.1"].iter().for_each(|id| commit(id, resolved(), Stream::Trajectories));
+    assert!(View::open(dir.path()).unwrap().superseded().unwrap().is_empty());
+    runtime.block_on(store.reopen(["a@0", "b@0", "c@0"].map(episode).to_vec(), "")).unwrap();
+    // A later attempt may count and be no trajectory; one that does not count takes nothing's place.
+    commit("a@0.2", resolved(), Stream::Trajectories);
+    commit("b@0.2", outcome(true, Resolved::Unknown, Some(Kind::PreCommands)), Stream::Attempts);
+    commit("c@0.2", outcome(false, Resolved::Unknown, Some(Kind::SandboxLost)), Stream::Attempts);
+    let view = View::open(dir.path()).unwrap();
+    let shard = dir.path().join("shards/trajectories-00000.jsonl.zst");
+    assert_eq!(view.trajectories(), [(shard.clone(), fs::metadata(&shard).unwrap().len())]);
+    assert_eq!(view.superseded().unwrap(), ["a@0.1", "b@0.1"].map(attempt).into());
+    let summary = serde_json::to_value(view.summary()).unwrap();
+
+    let keys = ["trajectories", "tokens", "uncounted", "superseded", "superseded_tokens"];
+    assert_eq!(keys.map(|key| summary["shards"][0][key].as_u64().unwrap()), [2, 0, 2, 2, 0]);
+    assert_eq!((&summary["attempt_shards"][0]["trajectories"], &summary["attempt_shards"][0]["superseded"]), (&2.into(), &0.into()));
+    // What a live writer adds is not committed until its journal says so.
+    let committed = view.trajectories();
+    fs::OpenOptions::new().append(true).open(&shard).and_then(|mut file| std::io::Write::write_all(&mut file, b"torn")).unwrap();
+    assert_eq!(View::open(dir.path()).unwrap().trajectories(), committed);
+}
+
 /// Makes a run to look at with other tools: `STORE_SAMPLE=DIR cargo test --test store sample -- --ignored`.
 #[test]
 #[ignore = "writes where STORE_SAMPLE says"]

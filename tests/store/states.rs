@@ -86,6 +86,9 @@ proptest! {
         prop_assert_eq!(episodes.committed, summary.resolved + summary.unresolved + summary.failed.values().sum::<u64>());
         prop_assert_eq!(episodes.committed, summary.exit_reasons.values().sum::<u64>());
         prop_assert_eq!(summary.attempts as usize, history.iter().map(Vec::len).sum::<usize>());
+        let trains = history.iter().filter(|attempts| attempts.iter().any(|(counts, _)| *counts)).count() as u64;
+        let shard = summary.shards.first().map_or((0, 0, 0, 0), |s| (s.trajectories, s.tokens, s.superseded, s.superseded_tokens));
+        prop_assert_eq!(shard, (trains, 100 * trains, summary.attempts - trains, 100 * (summary.attempts - trains)));
         let open = outstanding(&state);
         prop_assert_eq!(open.len() as u64, episodes.outstanding);
         prop_assert_eq!(open.iter().filter(|id| state.quarantined().contains_key(&id.instance)).count() as u64, episodes.quarantined);
