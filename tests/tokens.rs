@@ -160,7 +160,7 @@ fn a_scan_ends_where_it_is_told_and_leaves_out_what_it_is_told() {
     fs::write(file.path(), [&committed[..], &frames(&records[9..10]), &frames(&records[10..11])[..7]].concat()).unwrap();
     let left_out = ["i@2.1".to_owned(), "i@5.1".to_owned(), "j@0.1".to_owned()];
     let source = Source { path: file.path().into(), bytes: Some(committed.len() as u64), leave_out: std::sync::Arc::new(left_out.into()) };
-    let report = scan(&[source.clone()], &Counter::default(), &small_batches(2)).unwrap();
+    let report = scan(std::slice::from_ref(&source), &Counter::default(), &small_batches(2)).unwrap();
     let counted = (0..9).filter(|at| ![2, 5].contains(at)).map(|at| conversations[at].expected[&Target::Qwen3Instruct2507].tokens);
     assert_eq!((report.total.trajectories, report.total.superseded, report.total.resolved), (7, 2, 1));
     assert_eq!(report.total.tokens, counted.sum::<u64>());
