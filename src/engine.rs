@@ -88,7 +88,7 @@ pub async fn preflight(settings: &Settings) -> Result<Ready, Failure> {
 /// # Errors
 /// What cannot work: address, model name, key.
 pub fn client(settings: &Settings) -> Result<(OpenAi, Arc<Limiter>), Failure> {
-    let limiter = Arc::new(Limiter::new(settings.endpoint.limits.clone()));
+    let limiter = Arc::new(Limiter::new(settings.endpoint.limits));
     Ok((OpenAi::new(settings.endpoint.clone(), Arc::clone(&limiter))?, limiter))
 }
 
@@ -274,7 +274,7 @@ async fn watch(limiter: Arc<Limiter>, emit: Emit) {
     let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
     loop {
         tick.tick().await;
-        let in_flight = limiter.snapshot().limit as u64;
+        let in_flight = limiter.snapshot().limit;
         if in_flight != told {
             told = in_flight;
             emit(EventKind::LimitChanged { in_flight }).await;

@@ -72,7 +72,8 @@ impl Work for Told {
 }
 
 async fn run(instances: &[&str], stop: mpsc::Receiver<Stop>) -> (End, Arc<Told>) {
-    let todo = |name: &&str| Todo { episode: EpisodeId { instance: name.parse().unwrap(), sample: 0 }, attempt: Attempt::FIRST, ended: false };
+    let todo =
+        |name: &&str| Todo { episode: EpisodeId { instance: name.parse().unwrap(), sample: 0 }, attempt: Attempt::FIRST, ended: false };
     let policy = Policy { retry_base_ms: 1, retry_cap_ms: 2, ..Policy::default() };
     let work = Arc::new(Told::default());
     let end = drive(Core::new(policy, instances.iter().map(todo), None), Arc::clone(&work), stop).await;

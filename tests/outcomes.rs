@@ -13,8 +13,18 @@ const CASES: [(&str, &str, &[&str], &[&str]); 9] = [
     ("resolved", "gold", &[], &["--filter", "greet"]),
     ("unresolved", "gold", &[], &["--filter", "upper"]),
     ("nothing changed", "noop", &[], &["--filter", "greet"]),
-    ("endpoint", "gold", &["--fault", "500:1.0"], &["--filter", "greet", "--set", "endpoint.retry.tries=2", "--set", "endpoint.retry.base_s=0.01"]),
-    ("infra", "gold", &[], &["--filter", "greet", "--set", "sandbox.local.toolbox_path='/bin/false'", "--set", "sandbox.limits.start_timeout_s=5"]),
+    (
+        "endpoint",
+        "gold",
+        &["--fault", "500:1.0"],
+        &["--filter", "greet", "--set", "endpoint.retry.tries=2", "--set", "endpoint.retry.base_s=0.01"],
+    ),
+    (
+        "infra",
+        "gold",
+        &[],
+        &["--filter", "greet", "--set", "sandbox.local.toolbox_path='/bin/false'", "--set", "sandbox.limits.start_timeout_s=5"],
+    ),
     ("model", "gold", &[], &["--filter", "greet", "--set", "grading.diff_max_bytes=10"]),
     ("task", "gold", &[], &["--filter", "setup", "--samples", "2", "--concurrency", "1"]),
     ("grader", "gold", &[], &["--filter", "hang"]),
@@ -31,7 +41,8 @@ fn each_class_has_its_golden_summary() {
         let dir = temp.path().join("run");
         let mut run = sweroll();
         run.arg("run").arg("--instances").arg(&instances).arg("--out").arg(&dir).args(["--endpoint", &endpoint.url, "--model", "scripted"]);
-        run.args(["--sandbox", "local", "--quiet", "--set", "grading.tests_timeout_s=2", "--set", "scheduler.retry_base_ms=1"]).args(settings);
+        run.args(["--sandbox", "local", "--quiet", "--set", "grading.tests_timeout_s=2", "--set", "scheduler.retry_base_ms=1"])
+            .args(settings);
         let output = run.output().unwrap();
         let mut seen = json!({ "exit": output.status.code() });
         if dir.join("run.toml").exists() {

@@ -171,7 +171,7 @@ impl Runner<'_> {
         let mut submitted = false;
         for call in &calls {
             let (call, plan) = match call {
-                _ if submitted => (call.as_ref().map_or_else(|bad| &bad.call, |call| call), Plan::Say(AFTER_SUBMIT.to_owned())),
+                _ if submitted => (call.as_ref().unwrap_or_else(|bad| &bad.call), Plan::Say(AFTER_SUBMIT.to_owned())),
                 Ok(call) => (call, self.shared.scaffold.toolset.plan(call)),
                 Err(bad) => (&bad.call, Plan::Malformed(bad.message.clone())),
             };
