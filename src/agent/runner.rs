@@ -316,6 +316,7 @@ impl Runner<'_> {
             tree: self.transcript.begun.base_tree.clone(),
             exclude: self.shared.exclude.to_vec(),
             max: self.shared.max_diff_bytes,
+            settle: true,
         };
         match self.sandbox.toolbox().call(op, &[]).await {
             Ok((_, diff)) => String::from_utf8(diff.into())
@@ -329,7 +330,28 @@ impl Runner<'_> {
 fn refused_kind(refused: &OpError) -> Kind {
     match refused {
         OpError::TooLarge { .. } => Kind::DiffTooLarge,
+        OpError::Invalid { .. } | OpError::Rejected { .. } => Kind::DiffUntakable,
         OpError::NoSpace { .. } => Kind::NoSpace,
-        OpError::NotStarted { .. } | OpError::Invalid { .. } | OpError::Rejected { .. } | OpError::Failed { .. } => Kind::SandboxLost,
+        OpError::NotStarted { .. } | OpError::Failed { .. } => Kind::SandboxLost,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Class, Disposition};
+
+    #[test]
+    fn what_the_model_did_to_the_files_is_not_tried_again() {
+        let message = || "more than 2000000 files".to_owned();
+        for refused in
+            [OpError::TooLarge { size: 2, max: 1 }, OpError::Invalid { message: message() }, OpError::Rejected { message: message() }]
+        {
+            let kind = refused_kind(&refused);
+            assert_eq!((kind.class(), kind.disposition()), (Class::Model, Disposition::Final), "{refused:?}");
+        }
+        for refused in [OpError::Failed { message: message() }, OpError::NoSpace { message: message() }] {
+            assert_eq!(refused_kind(&refused).disposition(), Disposition::Retry, "{refused:?}");
+        }
     }
 }

@@ -42,6 +42,8 @@ pub enum Kind {
     MemoryExhausted,
     /// The model's diff is over the size limit.
     DiffTooLarge,
+    /// The model left the files in a state no diff can be taken of.
+    DiffUntakable,
     /// The model's diff does not apply to a fresh sandbox.
     DiffRejected,
     /// `workdir` does not exist in the image.
@@ -96,7 +98,7 @@ impl Kind {
         match self {
             EndpointUnavailable | EndpointRefused => Class::Endpoint,
             Daemon | ImageMissing | ImagePull | SandboxStart | SandboxLost | NoSpace | Interrupted => Class::Infra,
-            MemoryExhausted | DiffTooLarge | DiffRejected => Class::Model,
+            MemoryExhausted | DiffTooLarge | DiffUntakable | DiffRejected => Class::Model,
             Workdir | PreCommands | BaseCommit | Leak | Tests => Class::Task,
             ReportUnreadable | GradeTimeout | RunnerMissing => Class::Grader,
             Unauthorized | Payment | UnknownModel | RunDir | CircuitOpen => Class::Run,
@@ -111,7 +113,7 @@ impl Kind {
         match self {
             EndpointUnavailable | Daemon | ImagePull | SandboxStart | SandboxLost | NoSpace | Interrupted | Panic => Disposition::Retry,
             ReportUnreadable | GradeTimeout | RunnerMissing => Disposition::Regrade,
-            EndpointRefused | ImageMissing | MemoryExhausted | DiffTooLarge | DiffRejected => Disposition::Final,
+            EndpointRefused | ImageMissing | MemoryExhausted | DiffTooLarge | DiffUntakable | DiffRejected => Disposition::Final,
             Workdir | PreCommands | BaseCommit | Leak | Tests => Disposition::Quarantine,
             Unauthorized | Payment | UnknownModel | RunDir | CircuitOpen => Disposition::StopRun,
         }

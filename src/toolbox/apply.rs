@@ -6,9 +6,6 @@ use super::process::Processes;
 use super::protocol::OpError;
 use std::path::Path;
 
-/// Bytes of git's answer to a patch that are kept.
-const MAX_ANSWER: u64 = 64 << 10;
-
 /// Git itself checks the whole diff before it writes, and refuses paths outside `workdir`, beyond links or inside `.git`.
 /// Checked first by itself, so that a diff that does not fit is told apart from files that could not be written.
 ///
@@ -21,7 +18,7 @@ pub fn apply(processes: &Processes, workdir: &Path, diff: &[u8]) -> Result<(), O
     let workdir = workdir.canonicalize().map_err(|e| explain(workdir, &e))?;
     let diff = mended(diff);
     let repository = Repository::new()?;
-    let git = |args: &[&str]| repository.git(processes, args, Some(&workdir), &diff, MAX_ANSWER);
+    let git = |args: &[&str]| repository.git(processes, args, &workdir, &diff);
     let checked = git(&["apply", "--check", "--whitespace=nowarn", "-p1", "-"])?;
     if !checked.success {
         return Err(OpError::Rejected { message: checked.message });
@@ -35,11 +32,16 @@ pub fn apply(processes: &Processes, workdir: &Path, diff: &[u8]) -> Result<(), O
     Err(if full { OpError::NoSpace { message } } else { OpError::Failed { message } })
 }
 
-/// The diff with what trimming took from its end: the last line's end, and empty context lines of the last hunk.
+/// The diff with what trimming took from its end: the last line's end, and empty lines of the last hunk.
 fn mended(diff: &[u8]) -> Vec<u8> {
     let mut out = diff.to_vec();
     if out.last() != Some(&b'\n') {
         out.push(b'\n');
+    }
+    if memchr::memmem::rfind(&out, b"\nGIT binary patch\n") > memchr::memmem::rfind(&out, b"\n@@ -") {
+        // A binary patch ends with an empty line.
+        out.push(b'\n');
+        return out;
     }
     let lines: Vec<&[u8]> = out.strip_suffix(b"\n").unwrap_or(&out).split(|&b| b == b'\n').collect();
     let missing = lines.iter().rposition(|line| line.starts_with(b"@@ -")).and_then(|at| missing_context(lines[at], &lines[at + 1..]));
