@@ -41,6 +41,8 @@ pub struct Shared {
     pub limits: Limits,
     /// Pathspecs left out of the diff.
     pub exclude: Arc<[String]>,
+    /// Bytes of a diff; a larger one is a failure of class `model`.
+    pub max_diff_bytes: u64,
     pub emit: Emit,
 }
 
@@ -169,7 +171,7 @@ impl Runner<'_> {
         let mut submitted = false;
         for call in &calls {
             let (call, plan) = match call {
-                _ if submitted => (call.as_ref().map_or_else(|bad| &bad.call, |call| call), Plan::Say(AFTER_SUBMIT.to_owned())),
+                _ if submitted => (call.as_ref().unwrap_or_else(|bad| &bad.call), Plan::Say(AFTER_SUBMIT.to_owned())),
                 Ok(call) => (call, self.shared.scaffold.toolset.plan(call)),
                 Err(bad) => (&bad.call, Plan::Malformed(bad.message.clone())),
             };
@@ -313,7 +315,7 @@ impl Runner<'_> {
             workdir: self.sandbox.workdir().to_owned(),
             tree: self.transcript.begun.base_tree.clone(),
             exclude: self.shared.exclude.to_vec(),
-            max: self.shared.limits.diff_bytes,
+            max: self.shared.max_diff_bytes,
             settle: true,
         };
         match self.sandbox.toolbox().call(op, &[]).await {

@@ -11,7 +11,7 @@ use super::{
     settings::{Script, Settings},
     stats::Stats,
     toolset::Toolsets,
-    wire::Body,
+    wire::{Body, Message},
 };
 use bytes::Bytes;
 use futures_util::stream;
@@ -318,7 +318,8 @@ impl Core {
             return Err(refuse(404, message, Some("model_not_found")));
         }
         let tools = body.tools.map(serde_json::value::RawValue::get).filter(|t| *t != "null");
-        let toolset = self.toolsets.get(tools).map_err(broken)?;
+        let system = body.messages.first().filter(|m| m.role != "user").map(Message::text).unwrap_or_default();
+        let toolset = self.toolsets.get(tools, system).map_err(broken)?;
         let rules = Rules { append_only: settings.append_only, reasoning_required: settings.reasoning_required };
         let prompt = pairing::check(&body.messages, rules).map_err(broken)?;
         let mut tokens = Tokens::of_prompt(&body.messages, tools);

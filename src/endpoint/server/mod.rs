@@ -7,6 +7,7 @@ mod chance;
 mod conversation;
 mod fault;
 mod http;
+mod listing;
 mod pairing;
 mod patch;
 mod playbook;
