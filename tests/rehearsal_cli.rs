@@ -6,9 +6,11 @@ use common::{expect, stderr, sweroll};
 use serde_json::Value;
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     path::Path,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 fn rows() -> Vec<Value> {
@@ -80,4 +82,30 @@ fn it_names_rows_of_the_same_statement_when_it_starts() {
         assert!(said.contains(row["instance_id"].as_str().unwrap()), "{said}");
     }
     assert!(said.contains("same problem statement"), "{said}");
+}
+
+#[test]
+fn it_takes_as_many_connections_as_the_system_grants() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("rows.jsonl");
+    write(&file, &rows());
+    let own = sweroll();
+    let mut child = Command::new("sh")
+        .args(["-c", "ulimit -S -n 48; exec \"$0\" endpoint --script noop --listen 127.0.0.1:0 --instances \"$1\""])
+        .args([own.get_program(), file.as_os_str()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let addr = line.trim().split("//").nth(1).unwrap().trim_end_matches("/v1");
+    let mut lines: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(addr).unwrap()).collect();
+    let answered = lines.iter_mut().all(|line| {
+        line.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        line.write_all(b"GET /stat HTTP/1.1\r\nhost: l\r\n\r\n").unwrap();
+        line.read(&mut [0; 16]).is_ok_and(|n| n > 0)
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(answered, "connections were left waiting");
 }
