@@ -6,7 +6,6 @@ use crate::{
     store::dataset,
 };
 use clap::Args as ClapArgs;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -123,13 +122,6 @@ impl Stop {
     }
 }
 
-/// A connection is an open file, and the usual limit is far below what the system grants.
-fn raise_open_files() {
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    // Where it is refused, the server says so when it runs out.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-}
-
 pub fn run(args: Args) -> Outcome {
     let settings = Settings {
         script: args.script,
@@ -145,7 +137,6 @@ pub fn run(args: Args) -> Outcome {
     };
     settings.check().map_err(CliError::usage)?;
     let playbook = playbook(&args.instances, &args.rows)?;
-    raise_open_files();
     block_on(async move {
         let server = Server::bind(args.listen, Arc::new(playbook), settings)
             .map_err(|e| CliError::failed(format!("cannot listen on {}: {e}: give another --listen", args.listen)))?;
