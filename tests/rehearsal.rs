@@ -123,6 +123,36 @@ fn gold_tries_again_where_the_first_command_is_lost() {
 }
 
 #[test]
+fn gold_mends_the_line_ends_of_a_patch() {
+    for name in ["edits", "new-and-empty", "deleted", "no-eol"] {
+        for (way, tools) in ways() {
+            let (dir, patch, want) = build(CASES.iter().find(|c| c.name == name).unwrap());
+            let (got, episode, rehearsal) =
+                play(settings(Script::Gold), dir.path(), &patch.replace('\n', "\r\n"), tools, Sandbox::new(dir.path()));
+            let changed = want.iter().filter(|(path, file)| got.get(*path) != Some(*file)).map(|(path, _)| path).collect::<Vec<_>>();
+            // A new file has the line ends of its patch.
+            assert!(changed.is_empty() || name == "new-and-empty", "{name} by {way}: {changed:?}\n{}", episode.text());
+            assert!(got.keys().eq(want.keys()), "{name} by {way}: {:?}", got.keys());
+            assert_eq!(rehearsal.stat().gold_failed_count, 0, "{name} by {way}");
+        }
+    }
+}
+
+#[test]
+fn gold_says_that_its_patch_does_not_apply() {
+    let (dir, patch, _) = build(&CASES[0]);
+    let before = tree(dir.path());
+    for (way, tools) in ways() {
+        let other = patch.replace("seven", "something else").replace("x = 1", "x = 3").replace("two", "too").replace("fourteen", "40");
+        let (after, episode, rehearsal) = play(settings(Script::Gold), dir.path(), &other, tools, Sandbox::new(dir.path()));
+        assert_eq!(before, after, "{way}");
+        assert!(episode.finished && episode.text().contains("golden patch of case does not apply here (part 1: FAILED)"), "{way}");
+        let stat = rehearsal.stat();
+        assert_eq!((stat.gold_failed_count, stat.gold_failed), (1, vec!["case".to_owned()]), "{way}");
+    }
+}
+
+#[test]
 fn gold_survives_replies_cut_by_length() {
     for (way, tools) in ways() {
         let (dir, patch, want) = build(&CASES[1]);
@@ -159,7 +189,7 @@ fn gold_needs_to_know_the_instance_and_wander_does_not() {
         assert_eq!(reply.status, status, "{script}");
         assert!(status == 200 || reply.body.contains("problem statement"), "{}", reply.body);
     }
-    let twins = ["a", "b"].map(|id| instance(id, Path::new("/w"), "", STATEMENT));
+    let twins = ["a", "b"].map(|id| instance(id, Path::new("/w"), id, STATEMENT));
     let reply = Rehearsal::new(Playbook::new(twins), settings(Script::Gold)).post(&prompt(None));
     assert_eq!(reply.status, 400);
     assert!(reply.body.contains("a or b"), "{}", reply.body);

@@ -22,7 +22,7 @@ pub use chance::Rng;
 pub use conversation::Conversation;
 pub use fault::{BadFault, Fault, FaultKind};
 pub use http::Server;
-pub use playbook::{Play, Playbook, Unknown};
+pub use playbook::{Play, Playbook, Twins, Unknown};
 pub use policy::{Call, Move, Sent, gold, hostile, noop, wander};
 pub use settings::{BadScript, Script, Settings};
 pub use stats::{Stat, Stats};
