@@ -54,10 +54,14 @@ pub enum Kind {
     Leak,
     /// The instance names no test, or its test patch does not apply.
     Tests,
+    /// The image has no runner for the instance's tests; found before the agent began.
+    NoRunner,
     /// The test runner left no readable report.
     ReportUnreadable,
     /// The graded test run passed its deadline.
     GradeTimeout,
+    /// The kernel killed in the grader's sandbox for want of memory, and the listed tests did not all pass.
+    GradeMemory,
     /// The test runner could not start.
     RunnerMissing,
     /// 401 or 403, or no key.
@@ -97,8 +101,8 @@ impl Kind {
             EndpointUnavailable | EndpointRefused => Class::Endpoint,
             Daemon | ImageMissing | ImagePull | SandboxStart | SandboxLost | NoSpace | Interrupted => Class::Infra,
             MemoryExhausted | DiffTooLarge | DiffRejected => Class::Model,
-            Workdir | PreCommands | BaseCommit | Leak | Tests => Class::Task,
-            ReportUnreadable | GradeTimeout | RunnerMissing => Class::Grader,
+            Workdir | PreCommands | BaseCommit | Leak | Tests | NoRunner => Class::Task,
+            ReportUnreadable | GradeTimeout | GradeMemory | RunnerMissing => Class::Grader,
             Unauthorized | Payment | UnknownModel | RunDir | CircuitOpen => Class::Run,
             Panic => Class::Bug,
         }
@@ -110,9 +114,9 @@ impl Kind {
         use Kind::*;
         match self {
             EndpointUnavailable | Daemon | ImagePull | SandboxStart | SandboxLost | NoSpace | Interrupted | Panic => Disposition::Retry,
-            ReportUnreadable | GradeTimeout | RunnerMissing => Disposition::Regrade,
+            ReportUnreadable | GradeTimeout | GradeMemory | RunnerMissing => Disposition::Regrade,
             EndpointRefused | ImageMissing | MemoryExhausted | DiffTooLarge | DiffRejected => Disposition::Final,
-            Workdir | PreCommands | BaseCommit | Leak | Tests => Disposition::Quarantine,
+            Workdir | PreCommands | BaseCommit | Leak | Tests | NoRunner => Disposition::Quarantine,
             Unauthorized | Payment | UnknownModel | RunDir | CircuitOpen => Disposition::StopRun,
         }
     }
