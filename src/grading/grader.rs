@@ -102,14 +102,17 @@ impl Grading<'_> {
     }
 
     async fn keep_test_files(self) -> Result<(), Failure> {
-        self.script("keep the test files", &self.plan.keep_base()).await?;
-        if !self.instance.test_patch.trim().is_empty()
-            && let Err(error) = self.apply_op(&self.instance.test_patch).await?
-        {
-            let message = format!("the test patch of {} does not apply to its base: {error}", self.instance.instance_id);
-            return Err(Failure::new(Kind::Tests, message));
+        let what = "keep the test files";
+        if self.instance.test_patch.trim().is_empty() {
+            self.script(what, &[self.plan.keep_base(), self.plan.keep_tests()].concat()).await?;
+        } else {
+            self.script(what, &self.plan.keep_base()).await?;
+            self.apply_op(&self.instance.test_patch).await?.map_err(|error| {
+                let message = format!("the test patch of {} does not apply to its base: {error}", self.instance.instance_id);
+                Failure::new(Kind::Tests, message)
+            })?;
+            self.script(what, &self.plan.keep_tests()).await?;
         }
-        self.script("keep the test files", &self.plan.keep_tests()).await?;
         if !self.instance.test_script.is_empty() {
             self.write(&self.plan.kept_test(0), self.instance.test_script.as_bytes()).await?;
         }
