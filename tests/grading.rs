@@ -316,10 +316,29 @@ async fn a_prepared_sandbox_has_its_base_tree_and_no_future() {
     sandbox.destroy().await.unwrap();
 }
 
+#[tokio::test]
+async fn a_warning_of_git_hides_no_head() {
+    let mut instance = scripts();
+    instance.pre_commands = "export GIT_AUTHOR_DATE=2024-01-01T00:00:00Z GIT_COMMITTER_DATE=2024-01-01T00:00:00Z\n\
+        git init -q -b main . && git -c user.name=t -c user.email=t@t commit -q --allow-empty -m base && git update-ref refs/heads/HEAD HEAD"
+        .to_owned();
+    let sandbox = provider().start(&spec(&instance)).await.unwrap();
+    prepare::at_base(sandbox.as_ref(), &instance, &prepare::Settings::default()).await.unwrap();
+    let head = prepare::script(sandbox.as_ref(), sandbox.workdir(), 60, b"git rev-parse HEAD 2>/dev/null; git rev-parse HEAD^0\n");
+    let text = head.await.unwrap().tail(1000);
+    assert!(text.contains("warning"), "git warns no more: {text}");
+    instance.pre_commands = String::new();
+    instance.base_commit = text.lines().next().unwrap().to_owned();
+    prepare::at_base(sandbox.as_ref(), &instance, &prepare::Settings::default()).await.unwrap();
+    instance.base_commit = "2".repeat(40);
+    let failure = prepare::at_base(sandbox.as_ref(), &instance, &prepare::Settings::default()).await.unwrap_err();
+    assert_eq!(failure.kind, Kind::BaseCommit);
+    sandbox.destroy().await.unwrap();
+}
+
 /// A sandbox of which other things are said.
 struct Said {
     inner: Box<dyn Sandbox>,
-    workdir: String,
     fate: Fate,
 }
 
@@ -328,7 +347,7 @@ impl Sandbox for Said {
         self.inner.toolbox()
     }
     fn workdir(&self) -> &str {
-        &self.workdir
+        self.inner.workdir()
     }
     fn image_digest(&self) -> &str {
         self.inner.image_digest()
@@ -341,18 +360,9 @@ impl Sandbox for Said {
     }
 }
 
-async fn said(instance: &Instance, workdir: Option<&str>, oom: bool) -> Said {
+async fn said(instance: &Instance, oom: bool) -> Said {
     let inner = provider().start(&spec(instance)).await.unwrap();
-    let workdir = workdir.map_or_else(|| inner.workdir().to_owned(), str::to_owned);
-    Said { inner, workdir, fate: Fate { gone: true, oom, exit_code: Some(137) } }
-}
-
-#[tokio::test]
-async fn a_workdir_that_is_not_there_is_said_so() {
-    let sandbox = said(&instance(), Some("/no/such/directory"), false).await;
-    let failure = prepare::at_base(&sandbox, &instance(), &prepare::Settings::default()).await.unwrap_err();
-    assert_eq!(failure.kind, Kind::Workdir);
-    assert!(failure.message.contains("/no/such/directory"), "{failure}");
+    Said { inner, fate: Fate { gone: true, oom, exit_code: Some(137) } }
 }
 
 #[tokio::test]
@@ -360,7 +370,7 @@ async fn a_lost_sandbox_is_never_the_tasks_or_the_models_doing_before_the_model(
     let mut instance = instance();
     instance.pre_commands = "kill -9 $PPID; sleep 60".to_owned();
     for oom in [false, true] {
-        let sandbox = said(&instance, None, oom).await;
+        let sandbox = said(&instance, oom).await;
         let failure = prepare::prepare(&sandbox, &instance, &prepare::Settings::default(), false).await.unwrap_err();
         assert_eq!(failure.kind, Kind::SandboxLost, "{failure}");
         assert_eq!(failure.message.contains("memory"), oom, "{failure}");
@@ -542,6 +552,146 @@ async fn a_runner_that_was_never_there_is_a_failure() {
     assert_eq!(kind, Kind::RunnerMissing, "{message}");
 }
 
+/// Every test but those that take the process down has its status.
+const CRASHES: &str = r#"import os, pytest
+def test_before(): pass
+def test_abort(): os.abort()
+def test_between(): pass
+@pytest.fixture
+def dies(): os._exit(0)
+def test_fixture(dies): pass
+def test_later(): assert 0
+def test_interrupts(): raise KeyboardInterrupt
+@pytest.mark.parametrize("x", range(20))
+def test_many(x): pass
+"#;
+
+#[tokio::test]
+async fn a_crash_sinks_the_test_it_happened_in_alone() {
+    if !host_has_pytest() {
+        return;
+    }
+    let mut instance = python(CRASHES, "[pytest]");
+    instance.test_patch.push_str(&added("t/test_other.py", "def test_other(): pass"));
+    let id = |name: &str| format!("t/test_new.py::{name}");
+    instance.fail_to_pass = ["before", "abort", "between", "fixture", "later", "interrupts"].map(|n| id(&format!("test_{n}"))).to_vec();
+    instance.pass_to_pass = (0..20).map(|x| id(&format!("test_many[{x}]"))).collect();
+    instance.pass_to_pass.extend(strings(&["t/test_other.py::test_other", "t/test_new.py::test_before"]));
+    let fix = changed("product.py", "answer = 1", "answer = 2");
+    let grade = graded(&instance, &fix, &Settings::default()).await.unwrap();
+    use TestStatus::*;
+    for (name, status) in
+        [("before", Passed), ("abort", Error), ("between", Passed), ("fixture", Error), ("later", Failed), ("interrupts", Error)]
+    {
+        assert_eq!(grade.tests[&id(&format!("test_{name}"))], status, "{name}\n{}", grade.output_tail);
+    }
+    assert_eq!((grade.fail_to_pass.passed, grade.pass_to_pass.passed, grade.resolved), (2, 22, false));
+    for part in [
+        "was killed by signal 6 while t/test_new.py::test_abort ran]",
+        "exited with 0 while t/test_new.py::test_fixture ran]",
+        "exited with 0]",
+    ] {
+        assert!(grade.output_tail.contains(part), "{part}\n{}", grade.output_tail);
+    }
+}
+
+#[tokio::test]
+async fn crashes_without_end_are_given_up() {
+    if !host_has_pytest() {
+        return;
+    }
+    let tests = "import os, pytest\n@pytest.mark.parametrize('x', range(9))\ndef test_x(x): os._exit(0)";
+    let mut instance = python(tests, "[pytest]");
+    instance.fail_to_pass = (0..9).map(|x| format!("t/test_new.py::test_x[{x}]")).collect();
+    let grade = graded(&instance, &changed("product.py", "answer = 1", "answer = 2"), &Settings::default()).await.unwrap();
+    let errors = grade.tests.values().filter(|status| **status == TestStatus::Error).count();
+    assert!(errors == 4 && !grade.resolved, "{:?}", grade.tests);
+    assert!(grade.tests.values().all(|status| matches!(status, TestStatus::Error | TestStatus::Missing)));
+}
+
+#[tokio::test]
+async fn the_agents_sandbox_is_searched_for_a_runner_once() {
+    let runners = grading::Runners::default();
+    let mut instance = python(HONEST, "[pytest]");
+    instance.language = "shell".to_owned();
+    instance.pre_commands = "mkdir bin; printf '#!/bin/sh\\nexit 1\\n' > bin/python; chmod +x bin/python".to_owned();
+    let sandbox = provider().start(&spec(&instance)).await.unwrap();
+    grading::probe(sandbox.as_ref(), &instance, &runners).await.unwrap();
+    sandbox.destroy().await.unwrap();
+    if !host_has_pytest() {
+        return;
+    }
+    instance.language = "python".to_owned();
+    let sandbox = provider().start(&spec(&instance)).await.unwrap();
+    let before = prepare::prepare(sandbox.as_ref(), &instance, &prepare::Settings::default(), true).await.unwrap();
+    grading::probe(sandbox.as_ref(), &instance, &runners).await.unwrap();
+    instance.pre_commands = String::new();
+    let after = prepare::prepare(sandbox.as_ref(), &instance, &prepare::Settings::default(), true).await.unwrap();
+    assert_eq!(before, after, "the search leaves nothing in the work tree");
+    sandbox.destroy().await.unwrap();
+}
+
+/// Without bash: a login shell would find what this host's profile names.
+#[tokio::test]
+async fn an_image_without_a_runner_is_the_tasks_failure() {
+    let bin = tempfile::tempdir().unwrap();
+    for program in ["sh", "tail"] {
+        let path = ["/usr/bin", "/bin"].map(|dir| Path::new(dir).join(program)).into_iter().find(|path| path.exists()).unwrap();
+        std::os::unix::fs::symlink(path, bin.path().join(program)).unwrap();
+    }
+    let inner = bare(bin.path()).await;
+    let instance = python(HONEST, "[pytest]");
+    let failure = grading::probe(&inner, &instance, &grading::Runners::default()).await.unwrap_err();
+    assert_eq!(failure.kind, Kind::NoRunner, "{failure}");
+    assert!(failure.message.contains("install it in the image"), "{failure}");
+}
+
+/// The toolbox itself with another `PATH`.
+async fn bare(path: &Path) -> Bare {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let theirs = std::os::fd::OwnedFd::from(theirs);
+    let child = tokio::process::Command::new(env!("CARGO_BIN_EXE_sweroll"))
+        .arg("toolbox")
+        .env_clear()
+        .env("PATH", path)
+        // A login shell reads no profile of this host.
+        .env("HOME", path)
+        .current_dir(path)
+        .stdin(theirs.try_clone().unwrap())
+        .stdout(theirs)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let stream = tokio::net::UnixStream::from_std(ours).unwrap();
+    let toolbox = Toolbox::connect(stream, std::time::Duration::from_secs(60)).await.unwrap();
+    Bare { toolbox, workdir: path.to_str().unwrap().to_owned(), _child: child }
+}
+
+struct Bare {
+    toolbox: Toolbox,
+    workdir: String,
+    _child: tokio::process::Child,
+}
+
+impl Sandbox for Bare {
+    fn toolbox(&self) -> &Toolbox {
+        &self.toolbox
+    }
+    fn workdir(&self) -> &str {
+        &self.workdir
+    }
+    fn image_digest(&self) -> &str {
+        ""
+    }
+    fn fate(&self) -> BoxFuture<'_, Fate> {
+        Box::pin(std::future::ready(Fate::default()))
+    }
+    fn destroy(self: Box<Self>) -> BoxFuture<'static, Result<(), Failure>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
 fn hostile_text() -> impl Strategy<Value = Vec<u8>> {
     const WORDS: [&str; 21] = [
         "diff --git ",
@@ -680,6 +830,28 @@ mod realset {
                     .unwrap();
             assert!(!grade.resolved && grade.tests.values().all(|status| *status == TestStatus::Missing));
             assert!(grade.output_tail.contains("broken"), "{}", grade.output_tail);
+        }
+    }
+
+    #[tokio::test]
+    async fn tests_killed_for_want_of_memory_are_the_graders_failure() {
+        let hungry =
+            "def test_hungry():\n    held = bytearray(900_000_000)\n    held[::4096] = bytes([1]) * len(held[::4096])\n    assert held\n";
+        for mut instance in instances().into_iter().filter(|i| i.instance_id.as_str().contains("wcwidth")) {
+            instance.test_script = hungry.to_owned();
+            instance.fail_to_pass.push("test_fail_to_pass.py::test_hungry".to_owned());
+            let grade = async |memory: u64| {
+                let spec = Spec { limits: Limits { memory, ..Limits::default() }, ..spec(&instance) };
+                let runners = grading::Runners::default();
+                grading::grade(&docker().await, &spec, &instance, &instance.patch, &Settings::default(), &runners).await
+            };
+            let failure = grade(400_000_000).await.unwrap_err();
+            assert_eq!(failure.kind, Kind::GradeMemory, "{failure}");
+            for part in ["400000000", "sandbox.limits.memory"] {
+                assert!(failure.message.contains(part), "{failure}");
+            }
+            let enough = grade(4 << 30).await.unwrap();
+            assert!(enough.resolved, "{:?}\n{}", enough.tests, enough.output_tail);
         }
     }
 

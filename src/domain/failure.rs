@@ -56,10 +56,14 @@ pub enum Kind {
     Leak,
     /// The instance names no test, or its test patch does not apply.
     Tests,
+    /// The image has no runner for the instance's tests; found before the agent began.
+    NoRunner,
     /// The test runner left no readable report.
     ReportUnreadable,
     /// The graded test run passed its deadline.
     GradeTimeout,
+    /// The kernel killed in the grader's sandbox for want of memory, and the listed tests did not all pass.
+    GradeMemory,
     /// The test runner could not start.
     RunnerMissing,
     /// 401 or 403, or no key.
@@ -70,8 +74,6 @@ pub enum Kind {
     UnknownModel,
     /// The run directory cannot be written.
     RunDir,
-    /// Too many attempts failed in a row with nothing succeeding between them.
-    CircuitOpen,
     /// A panic in this episode.
     Panic,
 }
@@ -99,9 +101,9 @@ impl Kind {
             EndpointUnavailable | EndpointRefused => Class::Endpoint,
             Daemon | ImageMissing | ImagePull | SandboxStart | SandboxLost | NoSpace | Interrupted => Class::Infra,
             MemoryExhausted | DiffTooLarge | DiffUntakable | DiffRejected => Class::Model,
-            Workdir | PreCommands | BaseCommit | Leak | Tests => Class::Task,
-            ReportUnreadable | GradeTimeout | RunnerMissing => Class::Grader,
-            Unauthorized | Payment | UnknownModel | RunDir | CircuitOpen => Class::Run,
+            Workdir | PreCommands | BaseCommit | Leak | Tests | NoRunner => Class::Task,
+            ReportUnreadable | GradeTimeout | GradeMemory | RunnerMissing => Class::Grader,
+            Unauthorized | Payment | UnknownModel | RunDir => Class::Run,
             Panic => Class::Bug,
         }
     }
@@ -112,10 +114,10 @@ impl Kind {
         use Kind::*;
         match self {
             EndpointUnavailable | Daemon | ImagePull | SandboxStart | SandboxLost | NoSpace | Interrupted | Panic => Disposition::Retry,
-            ReportUnreadable | GradeTimeout | RunnerMissing => Disposition::Regrade,
+            ReportUnreadable | GradeTimeout | GradeMemory | RunnerMissing => Disposition::Regrade,
             EndpointRefused | ImageMissing | MemoryExhausted | DiffTooLarge | DiffUntakable | DiffRejected => Disposition::Final,
-            Workdir | PreCommands | BaseCommit | Leak | Tests => Disposition::Quarantine,
-            Unauthorized | Payment | UnknownModel | RunDir | CircuitOpen => Disposition::StopRun,
+            Workdir | PreCommands | BaseCommit | Leak | Tests | NoRunner => Disposition::Quarantine,
+            Unauthorized | Payment | UnknownModel | RunDir => Disposition::StopRun,
         }
     }
 }

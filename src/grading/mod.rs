@@ -1,4 +1,5 @@
-//! Grading one diff with the instance's own tests: `plan`, `hygiene`, `report` and `verdict` are pure, `grader` is the adapter.
+//! Grading one diff with the instance's own tests: `plan`, `hygiene`, `report` and `verdict` are pure,
+//! `runners`, `grader` and `runs` are the adapter.
 //! What runs the tests (`pytest`, `shell`) is chosen by the instance's language.
 
 pub mod grader;
@@ -6,9 +7,12 @@ pub mod hygiene;
 pub mod plan;
 pub mod pytest;
 pub mod report;
+pub mod runners;
+mod runs;
 pub mod verdict;
 
-pub use grader::{Runners, grade};
+pub use grader::grade;
+pub use runners::{Runners, probe};
 
 use crate::sandbox::prepare;
 use serde::{Deserialize, Serialize};

@@ -63,14 +63,17 @@ impl Plan {
     /// Keeps the base's test files. Before the test patch.
     #[must_use]
     pub fn keep_base(&self) -> Vec<u8> {
-        self.script(&["base", "tests"], |script| self.each(script, b"keep base"))
+        self.script(|script| {
+            script.extend_from_slice(b"mkdir -p \"$p/base\" \"$p/tests\"\n");
+            self.each(script, b"keep base");
+        })
     }
 
     /// Keeps the test files as the test patch left them, and puts the base's back. After the test patch.
     #[must_use]
     pub fn keep_tests(&self) -> Vec<u8> {
-        self.script(&[], |script| {
-            self.each(script, b"keep tests");
+        self.script(|script| {
+            self.each(script, b"take tests");
             self.each(script, b"put base");
         })
     }
@@ -79,29 +82,26 @@ impl Plan {
     /// Prints the index of each id file that does not exist.
     #[must_use]
     pub fn install(&self) -> Vec<u8> {
-        self.script(&[], |script| {
+        self.script(|script| {
             self.each(script, b"put tests");
+            script.extend_from_slice(b"set --\n");
             for source in &self.sources {
                 let (parent, name) = match source.iter().rposition(|b| *b == b'/') {
                     Some(slash) => (&source[..=slash], &source[slash + 1..]),
                     None => (&b""[..], source.as_slice()),
                 };
-                let cache = quoted(&[b"./", parent, b"__pycache__"].concat());
-                let stem = quoted(&[&name[..name.len() - 2]].concat());
-                script.extend([b"[ ! -d ", &cache[..], b" ] || rm -f -- ", &cache, b"/", &stem, b"*.pyc\n"].concat());
+                let cached = quoted(&[b"./", parent, b"__pycache__/", &name[..name.len() - 2]].concat());
+                script.extend([b"for file in ", &cached[..], b"*.pyc; do [ ! -e \"$file\" ] || set -- \"$@\" \"$file\"; done\n"].concat());
             }
+            script.extend_from_slice(b"[ $# = 0 ] || rm -f -- \"$@\"\n");
             for (index, file) in self.id_files.iter().enumerate() {
                 script.extend([b"[ -e ", &quoted(file.as_bytes())[..], format!(" ] || echo {index}\n").as_bytes()].concat());
             }
         })
     }
 
-    fn script(&self, directories: &[&str], body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-        let mut script = format!("set -eu\np={}\n", self.private).into_bytes();
-        for directory in directories {
-            script.extend(format!("mkdir -p \"$p/{directory}\"\n").bytes());
-        }
-        script.extend_from_slice(FUNCTIONS.as_bytes());
+    fn script(&self, body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let mut script = format!("set -eu\np={}\n{FUNCTIONS}", self.private).into_bytes();
         body(&mut script);
         script
     }
@@ -121,13 +121,18 @@ impl Plan {
     }
 }
 
-/// `keep`: a path below a link of the base's own is left alone. `put`: whatever lies in the way is removed.
+/// `keep` copies a path away, `take` moves it away, `put` brings it back, over whatever lies in the way.
+/// A path below a link of the base's own is left alone. A process is started only where there is something to do.
 const FUNCTIONS: &str = r#"
 keep() {
   to=$p/$1/$2 n=$2 path=$3
   shift 3
   for parent; do if [ -L "$parent" ]; then : > "$p/base/$n.linked"; return; fi; done
   if [ -e "$path" ] || [ -L "$path" ]; then cp -a -- "./$path" "$to"; fi
+}
+take() {
+  if [ -e "$p/base/$2.linked" ]; then return; fi
+  if [ -e "$3" ] || [ -L "$3" ]; then mv -f -- "./$3" "$p/$1/$2"; fi
 }
 put() {
   from=$p/$1/$2 n=$2 path=$3 directory=.
@@ -137,8 +142,13 @@ put() {
     directory=./$parent
     if [ -L "$parent" ] || { [ -e "$parent" ] && [ ! -d "$parent" ]; }; then rm -rf -- "./$parent"; fi
   done
-  rm -rf -- "./$path"
-  if [ -e "$from" ] || [ -L "$from" ]; then mkdir -p -- "$directory"; cp -a -- "$from" "./$path"; fi
+  if [ -e "$from" ] || [ -L "$from" ]; then
+    if [ -d "$path" ] || [ -L "$path" ]; then rm -rf -- "./$path"; fi
+    if [ ! -d "$directory" ]; then mkdir -p -- "$directory"; fi
+    mv -f -- "$from" "./$path"
+  elif [ -e "$path" ] || [ -L "$path" ]; then
+    rm -rf -- "./$path"
+  fi
 }
 "#;
 

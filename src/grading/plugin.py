@@ -20,7 +20,8 @@ class Report(object):
         with open(settings["ids"], encoding="utf-8") as file:
             self.index = {}
             for number, test_id in enumerate(json.load(file)):
-                self.index.setdefault(test_id, number)
+                if test_id is not None:  # an id that needs no run
+                    self.index.setdefault(test_id, number)
         self.file = os.open(settings["report"], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
     def write(self, what, **fields):
@@ -63,6 +64,12 @@ if _report is not None:
         if unlisted:
             config.hook.pytest_deselected(items=unlisted)
         _report.write("collected", listed=len(listed), unlisted=len(unlisted))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logstart(nodeid, location):
+        test = _report.index.get(nodeid)
+        if test is not None:
+            _report.write("start", test=test)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(report):

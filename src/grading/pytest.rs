@@ -93,7 +93,7 @@ pub fn plugin_path(plan: &Plan) -> String {
     format!("{}/{}.py", plan.private, module(plan))
 }
 
-/// Where the list of ids belongs: a JSON array.
+/// Where the list of ids belongs: a JSON array, null in the place of an id that is not to be run.
 #[must_use]
 pub fn ids_path(plan: &Plan) -> String {
     format!("{}/ids.json", plan.private)
@@ -105,11 +105,12 @@ fn module(plan: &Plan) -> String {
 
 impl Runner {
     /// `files` are given to pytest in their order; the plugin keeps the listed ids of what they hold.
+    /// `run` numbers the test runs of one grading, so that no report is written twice.
     #[must_use]
-    pub fn invocation(&self, plan: &Plan, workdir: &str, files: &[&str], options: Options) -> Invocation {
+    pub fn invocation(&self, plan: &Plan, workdir: &str, files: &[&str], options: Options, run: usize) -> Invocation {
         const SCRIPT: &str = r#"cd "$1" || exit 125; shift; PYTHONPATH=$0${PYTHONPATH:+:$PYTHONPATH}; export PYTHONPATH; exec "$@""#;
         let Candidate { shell, command } = &CANDIDATES[self.candidate];
-        let report = format!("{}/report-{}", plan.private, if options == Options::Project { 1 } else { 2 });
+        let report = format!("{}/report-{run}", plan.private);
         let mut argv: Vec<String> = [shell[0], shell[1], SCRIPT, &plan.private, workdir].map(str::to_owned).to_vec();
         argv.extend(command.iter().map(|word| (*word).to_owned()));
         argv.extend(
@@ -154,17 +155,17 @@ mod tests {
     #[test]
     fn the_projects_options_are_kept_and_what_breaks_reports_is_taken_back() {
         let runner = Runner { candidate: 0, version: "8".to_owned(), has_xdist: true, has_cov: true };
-        let first = runner.invocation(&plan(), "/w", &["t.py", "-x.py"], Options::Project);
+        let first = runner.invocation(&plan(), "/w", &["t.py", "-x.py"], Options::Project, 1);
         for option in ["-n0", "--no-cov", "--maxfail=0", "--rootdir=.", "--continue-on-collection-errors", "sweroll_n0"] {
             assert!(first.argv.iter().any(|word| word == option), "{option}: {:?}", first.argv);
         }
         assert!(!first.argv.contains(&"addopts=".to_owned()));
         assert!(first.argv.ends_with(&["t.py".to_owned(), "./-x.py".to_owned()]));
-        let second = runner.invocation(&plan(), "/w", &["t.py"], Options::None);
+        let second = runner.invocation(&plan(), "/w", &["t.py"], Options::None, 2);
         assert!(second.argv.contains(&"addopts=".to_owned()) && !second.argv.contains(&"-n0".to_owned()));
         assert_ne!(first.report, second.report, "a report is never written twice");
         let bare = Runner { has_xdist: false, has_cov: false, ..runner };
-        let argv = bare.invocation(&plan(), "/w", &["t.py"], Options::Project).argv;
+        let argv = bare.invocation(&plan(), "/w", &["t.py"], Options::Project, 1).argv;
         assert!(!argv.iter().any(|word| word == "-n0" || word == "--no-cov"), "options of plugins that are not there");
     }
 }

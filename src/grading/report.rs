@@ -20,6 +20,7 @@ struct Record<'a> {
 enum What {
     Begin { pytest: String, python: String },
     Collected { listed: u64, unlisted: u64 },
+    Start { test: usize },
     Test { test: usize, when: When, outcome: String, xfail: bool, sub: bool },
     End { exit: i64 },
 }
@@ -53,6 +54,8 @@ pub struct Report {
     pub versions: (String, String),
     /// Tests collected that are listed, and that are not.
     pub collected: (u64, u64),
+    /// The id whose test began last and did not end: the process died in it, or the session was broken off there.
+    pub running: Option<usize>,
     seen: Vec<Seen>,
 }
 
@@ -79,7 +82,11 @@ impl Report {
         match what {
             What::Begin { pytest, python } => (self.begun, self.versions) = (true, (pytest, python)),
             What::Collected { listed, unlisted } => self.collected = (listed, unlisted),
+            What::Start { test } => self.running = Some(test),
             What::Test { test, when, outcome, xfail, sub } => {
+                if when == When::Teardown && !sub {
+                    self.running = None;
+                }
                 if let Some(seen) = self.seen.get_mut(test) {
                     seen.add(when, &outcome, xfail, sub);
                 }
@@ -92,6 +99,8 @@ impl Report {
     #[must_use]
     pub fn status(&self, index: usize) -> TestStatus {
         self.seen.get(index).map_or(TestStatus::Missing, |seen| match seen.worst {
+            Some(TestStatus::Failed) => TestStatus::Failed,
+            _ if self.running == Some(index) => TestStatus::Error,
             Some(status) => status,
             None if seen.called && seen.torn_down => TestStatus::Passed,
             // It began, and its end was never seen.
@@ -247,5 +256,21 @@ mod tests {
         let report = Report::parse(format!("{text}{{\"nonce").as_bytes(), "n", 2);
         assert!(!report.complete && report.begun);
         assert_eq!([report.status(0), report.status(1)], [Passed, Missing]);
+    }
+
+    #[test]
+    fn the_test_that_was_running_is_an_error() {
+        let start = |index: usize| format!(r#""what": "start", "test": {index}"#);
+        let first = [&[BEGIN.to_owned(), start(0)][..], &passed(0)].concat();
+        let running = |records: &[String]| {
+            let report = Report::parse(lines(&[&first, records].concat()).as_bytes(), "n", 3);
+            (report.running, [0, 1, 2].map(|index| report.status(index)))
+        };
+        assert_eq!(running(&[]), (None, [Passed, Missing, Missing]));
+        assert_eq!(running(&[start(1)]), (Some(1), [Passed, Error, Missing]));
+        assert_eq!(running(&[start(1), test(1, "setup", "passed"), test(1, "call", "passed")]), (Some(1), [Passed, Error, Missing]));
+        assert_eq!(running(&[start(1), test(1, "call", "failed")]), (Some(1), [Passed, Failed, Missing]));
+        assert_eq!(running(&[start(1), END.to_owned()]), (Some(1), [Passed, Error, Missing]), "the session was broken off in it");
+        assert_eq!(running(&[start(7)]).1, [Passed, Missing, Missing]);
     }
 }

@@ -60,7 +60,7 @@ pub struct Prepared {
 /// Prepares an agent's sandbox. `scrub` removes what the agent could learn the future from.
 ///
 /// # Errors
-/// `Workdir`, `PreCommands`, `BaseCommit`, `Leak`; `NoSpace`, `SandboxLost`.
+/// `PreCommands`, `BaseCommit`, `Leak`; `NoSpace`, `SandboxLost`.
 pub async fn prepare(sandbox: &dyn Sandbox, instance: &Instance, settings: &Settings, scrub: bool) -> Result<Prepared, Failure> {
     at_base(sandbox, instance, settings).await?;
     if scrub {
@@ -79,13 +79,14 @@ pub async fn prepare(sandbox: &dyn Sandbox, instance: &Instance, settings: &Sett
 /// Prepares a grader's sandbox: nothing is scrubbed or recorded.
 ///
 /// # Errors
-/// `Workdir`, `PreCommands`, `BaseCommit`; `NoSpace`, `SandboxLost`.
+/// `PreCommands`, `BaseCommit`; `NoSpace`, `SandboxLost`.
 pub async fn at_base(sandbox: &dyn Sandbox, instance: &Instance, settings: &Settings) -> Result<(), Failure> {
     bring_to_base(sandbox, instance, settings).await.map_err(before_the_model)
 }
 
 /// Where the model did nothing yet, memory that ran out is the host's or the image's doing.
-fn before_the_model(failure: Failure) -> Failure {
+#[must_use]
+pub fn before_the_model(failure: Failure) -> Failure {
     if failure.kind == Kind::MemoryExhausted { Failure { kind: Kind::SandboxLost, ..failure } } else { failure }
 }
 
@@ -113,9 +114,14 @@ async fn run_pre_commands(sandbox: &dyn Sandbox, instance: &Instance, timeout_s:
 }
 
 async fn check_head(sandbox: &dyn Sandbox, instance: &Instance) -> Result<(), Failure> {
-    let head = script(sandbox, sandbox.workdir(), 60, b"git -c safe.directory='*' rev-parse --verify HEAD^0\n").await?;
-    let at = head.tail(200);
-    if head.end == End::Exited(0) && at.trim().eq_ignore_ascii_case(&instance.base_commit) {
+    let git = ["git", "-c", "safe.directory=*", "rev-parse", "--verify", "HEAD^0"].map(str::to_owned).to_vec();
+    let env = vec![("LC_ALL".to_owned(), "C".to_owned())];
+    let at = match run(sandbox, Command::Exec(git), sandbox.workdir(), env, 60, TAIL, &[]).await? {
+        Ok(head) => head.tail(2000),
+        Err(error) => format!("where git cannot tell ({error})"),
+    };
+    // Warnings stand in the same output, each in lines of its own.
+    if at.lines().any(|line| line.trim().eq_ignore_ascii_case(&instance.base_commit)) {
         return Ok(());
     }
     Err(Failure::new(

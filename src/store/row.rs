@@ -29,6 +29,8 @@ pub struct Row<'a> {
     fields: BTreeMap<String, &'a RawValue>,
 }
 
+/// Found in the row, before any token is paid for: no grader knows another.
+const GRADED_LANGUAGES: [&str; 2] = ["python", "shell"];
 const COMMIT_MEND: &str = "give the full commit hash, 40 hexadecimal digits";
 const LIST_MEND: &str = "write a JSON list of strings, or one as a string";
 
@@ -167,7 +169,11 @@ fn commit(field: &str, get: impl Fn(&str) -> Result<String, RowError>) -> Result
 
 fn language(language: String) -> Result<String, RowError> {
     let language = language.trim().to_lowercase();
-    if language.is_empty() { Err(wrong("language", "is empty", "write python")) } else { Ok(language) }
+    if GRADED_LANGUAGES.contains(&language.as_str()) {
+        return Ok(language);
+    }
+    let mend = "write python (pytest ids) or shell (paths of scripts), or drop the row";
+    Err(wrong("language", format!("{:?} is not one whose tests can be run", clip(&language)), mend))
 }
 
 fn check_workdir(workdir: String) -> Result<String, RowError> {
@@ -300,6 +306,8 @@ mod tests {
             ("instance_id", json!("a/../b")),
             ("repo", json!("/x")),
             ("workdir", json!("testbed")),
+            ("language", json!("rust")),
+            ("language", json!(" ")),
             ("image_url", json!("a b")),
             ("parent_commit", json!("main")),
             ("problem_statement", json!(" \n")),

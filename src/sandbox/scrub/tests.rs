@@ -79,15 +79,11 @@ impl Repo {
 }
 
 fn scrub(at: &Path, fix: &str) -> Output {
-    let mut sh = Command::new("sh")
-        .arg("-s")
-        .current_dir(at)
-        .env("LC_ALL", "C")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    scrub_by(Command::new("sh").current_dir(at), fix)
+}
+
+fn scrub_by(sh: &mut Command, fix: &str) -> Output {
+    let mut sh = sh.arg("-s").env("LC_ALL", "C").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     sh.stdin.take().unwrap().write_all(text(fix).as_bytes()).unwrap();
     sh.wait_with_output().unwrap()
 }
@@ -247,6 +243,26 @@ fn a_clean_repository_is_not_repacked() {
     let before = walk(&repo.path.join(".git/objects"));
     repo.scrubbed_again();
     assert_eq!(walk(&repo.path.join(".git/objects")), before);
+}
+
+#[test]
+fn a_clean_repository_costs_few_calls_of_git() {
+    let repo = Repo::new();
+    repo.scrubbed();
+    let trace = repo.dir.path().join("trace");
+    let output = scrub_by(Command::new("sh").current_dir(&repo.path).env("GIT_TRACE", &trace), &repo.future);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let trace = std::fs::read_to_string(trace).unwrap();
+    let calls: Vec<&str> = trace.lines().filter(|line| line.contains("built-in: git")).collect();
+    assert!((1..=9).contains(&calls.len()), "{} calls:\n{}", calls.len(), calls.join("\n"));
+}
+
+#[test]
+fn a_branch_that_is_named_like_head_goes() {
+    let repo = Repo::new();
+    repo.git(&["update-ref", "refs/heads/HEAD", &repo.future]);
+    repo.scrubbed();
+    assert_eq!(repo.git(&["for-each-ref", "--format=%(refname)"]), "refs/heads/main\nrefs/tags/v1");
 }
 
 impl Repo {
