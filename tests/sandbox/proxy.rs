@@ -11,6 +11,8 @@ pub struct Proxy {
     address: PathBuf,
     serving: Option<tokio::task::JoinHandle<()>>,
     refuse: Option<&'static str>,
+    /// Requests whose head or body holds the text reach the daemon this much later, be the asker there or not.
+    delay: Option<(&'static str, Duration)>,
     requests: Requests,
 }
 
@@ -20,7 +22,16 @@ type Requests = Arc<Mutex<Vec<String>>>;
 impl Proxy {
     /// With `refuse`, a container whose request holds that text cannot be created: its mounts do not exist.
     pub fn new(dir: &Path, refuse: Option<&'static str>) -> Self {
-        let mut proxy = Proxy { address: dir.join("docker.sock"), serving: None, refuse, requests: Requests::default() };
+        Self::with(dir, refuse, None)
+    }
+
+    /// Requests that hold `sign` reach the daemon late.
+    pub fn slow(dir: &Path, sign: &'static str, late: Duration) -> Self {
+        Self::with(dir, None, Some((sign, late)))
+    }
+
+    fn with(dir: &Path, refuse: Option<&'static str>, delay: Option<(&'static str, Duration)>) -> Self {
+        let mut proxy = Proxy { address: dir.join("docker.sock"), serving: None, refuse, delay, requests: Requests::default() };
         proxy.up();
         proxy
     }
@@ -31,11 +42,11 @@ impl Proxy {
 
     pub fn up(&mut self) {
         let listener = tokio::net::UnixListener::bind(&self.address).unwrap();
-        let (refuse, requests) = (self.refuse, self.requests.clone());
+        let (refuse, delay, requests) = (self.refuse, self.delay, self.requests.clone());
         self.serving = Some(tokio::spawn(async move {
             let mut open = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                open.spawn(relay(stream, refuse, requests.clone()));
+                open.spawn(relay(stream, refuse, delay, requests.clone()));
             }
         }));
     }
@@ -55,7 +66,12 @@ impl Proxy {
     }
 }
 
-async fn relay(mut near: tokio::net::UnixStream, refuse: Option<&'static str>, requests: Requests) {
+async fn relay(
+    mut near: tokio::net::UnixStream,
+    refuse: Option<&'static str>,
+    delay: Option<(&'static str, Duration)>,
+    requests: Requests,
+) {
     let mut request = vec![0; 64 << 10];
     let mut length = 0;
     // The head and the body of a create request may come in two parts.
@@ -72,6 +88,9 @@ async fn relay(mut near: tokio::net::UnixStream, refuse: Option<&'static str>, r
         let answer = format!("HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         near.write_all(answer.as_bytes()).await.unwrap();
         return;
+    }
+    if let Some((_, late)) = delay.filter(|(sign, _)| text.contains(sign)) {
+        tokio::time::sleep(late).await;
     }
     let mut far = tokio::net::UnixStream::connect(daemon_socket()).await.unwrap();
     far.write_all(&request[..length]).await.unwrap();

@@ -6,6 +6,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use std::time::Duration;
 use sweroll::domain::Kind;
 use sweroll::sandbox::docker::{Settings, Stream};
+use sweroll::sandbox::images::PullSettings;
 use sweroll::sandbox::{Docker, Provider, Sandbox};
 use sweroll::toolbox::protocol::Op;
 
@@ -91,4 +92,51 @@ async fn many_starts_look_an_image_up_once() {
         let missing = docker.start(&crate::support::spec("lookups", "sweroll-test/absent:1")).await.err().unwrap();
         assert_eq!((missing.kind, proxy.count("absent")), (Kind::ImageMissing, tries));
     }
+}
+
+/// The engine has a runtime of its own, which ends with all that still goes on in it, as its process would.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_was_being_created_does_not_outlive_the_sweep() {
+    if !daemon_answers().await {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let proxy = Proxy::slow(dir.path(), "/containers/create", Duration::from_secs(2));
+    let settings = Settings { host: proxy.host(), ..settings(Stream::Auto) };
+    let spec = spec("created", EMPTY);
+    let run = spec.run.clone();
+    let engine = tokio::runtime::Runtime::new().unwrap();
+    let killed = engine.spawn(async move {
+        let docker = Docker::connect(settings).await.unwrap();
+        assert!(tokio::time::timeout(Duration::from_secs(1), docker.start(&spec)).await.is_err());
+        docker.sweep(&spec.run).await.unwrap();
+    });
+    killed.await.unwrap();
+    engine.shutdown_background();
+    assert_eq!(proxy.count("/containers/create"), 1);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let left = containers(&run).await;
+    for id in &left {
+        client().remove_container(id, None::<bollard::query_parameters::RemoveContainerOptions>).await.unwrap();
+    }
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_nobody_waits_for_makes_room() {
+    if !daemon_answers().await {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let proxy = Proxy::slow(dir.path(), "fromImage=localhost%3A1%2Fhangs", Duration::from_secs(3600));
+    let pull = PullSettings { in_flight: 1, tries: 1, ..PullSettings::default() };
+    let docker = Docker::connect(Settings { host: proxy.host(), pull, ..settings(Stream::Auto) }).await.unwrap();
+    let hanging = spec("hangs", "localhost:1/hangs:1");
+    assert!(tokio::time::timeout(Duration::from_secs(2), docker.start(&hanging)).await.is_err());
+    assert_eq!(proxy.count("/images/create"), 1);
+    let other = spec("hangs", "localhost:1/absent:1");
+    let refused = tokio::time::timeout(Duration::from_secs(60), docker.start(&other)).await.expect("the slot is free").err().unwrap();
+    assert_eq!(refused.kind, Kind::ImagePull);
+    assert!(refused.message.contains("docker pull localhost:1/absent:1"), "{refused}");
+    assert_eq!(proxy.count("/images/create"), 2);
 }
