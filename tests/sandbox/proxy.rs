@@ -16,6 +16,9 @@ pub struct Proxy {
     requests: Requests,
 }
 
+/// Stands among the requests for the daemon's answer to one that was delayed.
+pub const ANSWERED_LATE: &str = "answered late";
+
 /// First line of each request, as it came.
 type Requests = Arc<Mutex<Vec<String>>>;
 
@@ -56,6 +59,13 @@ impl Proxy {
         self.requests.lock().unwrap().iter().filter(|line| line.contains(sign)).count()
     }
 
+    /// Returns once such a request was seen.
+    pub async fn counts(&self, sign: &str) {
+        while self.count(sign) == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Takes every open connection with it.
     pub async fn down(&mut self) {
         if let Some(serving) = self.serving.take() {
@@ -89,10 +99,16 @@ async fn relay(
         near.write_all(answer.as_bytes()).await.unwrap();
         return;
     }
+    let mut far = tokio::net::UnixStream::connect(daemon_socket()).await.unwrap();
     if let Some((_, late)) = delay.filter(|(sign, _)| text.contains(sign)) {
         tokio::time::sleep(late).await;
+        far.write_all(&request[..length]).await.unwrap();
+        let mut answer = vec![0; 64 << 10];
+        let length = far.read(&mut answer).await.unwrap();
+        requests.lock().unwrap().push(ANSWERED_LATE.to_owned());
+        let _ = near.write_all(&answer[..length]).await;
+    } else {
+        far.write_all(&request[..length]).await.unwrap();
     }
-    let mut far = tokio::net::UnixStream::connect(daemon_socket()).await.unwrap();
-    far.write_all(&request[..length]).await.unwrap();
     let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
 }

@@ -1,8 +1,9 @@
 //! A daemon that is away, and one that does not see our files.
 
-use crate::proxy::Proxy;
+use crate::proxy::{ANSWERED_LATE, Proxy};
 use crate::support::*;
 use futures_util::{StreamExt, TryStreamExt};
+use std::sync::Arc;
 use std::time::Duration;
 use sweroll::domain::Kind;
 use sweroll::sandbox::docker::{Settings, Stream};
@@ -101,20 +102,24 @@ async fn a_container_that_was_being_created_does_not_outlive_the_sweep() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let proxy = Proxy::slow(dir.path(), "/containers/create", Duration::from_secs(2));
-    let settings = Settings { host: proxy.host(), ..settings(Stream::Auto) };
+    let proxy = Arc::new(Proxy::slow(dir.path(), "/containers/create", Duration::from_secs(2)));
+    // Without mounts: the directory that a socket is in goes with the engine, and its container cannot be created.
+    let settings = Settings { host: proxy.host(), ..settings(Stream::Attach) };
     let spec = spec("created", EMPTY);
     let run = spec.run.clone();
     let engine = tokio::runtime::Runtime::new().unwrap();
+    let asking = proxy.clone();
     let killed = engine.spawn(async move {
         let docker = Docker::connect(settings).await.unwrap();
-        assert!(tokio::time::timeout(Duration::from_secs(1), docker.start(&spec)).await.is_err());
+        tokio::select! {
+            _ = docker.start(&spec) => panic!("it cannot be so quick"),
+            () = asking.counts("/containers/create") => {}
+        }
         docker.sweep(&spec.run).await.unwrap();
     });
     killed.await.unwrap();
     engine.shutdown_background();
-    assert_eq!(proxy.count("/containers/create"), 1);
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::timeout(Duration::from_secs(60), proxy.counts(ANSWERED_LATE)).await.unwrap();
     let left = containers(&run).await;
     for id in &left {
         client().remove_container(id, None::<bollard::query_parameters::RemoveContainerOptions>).await.unwrap();
