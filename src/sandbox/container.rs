@@ -2,7 +2,7 @@
 
 use super::Fate;
 use super::daemon::{Daemon, status};
-use super::events::Follow;
+use super::events::{Follow, KILLED};
 use crate::domain::{Failure, Kind};
 use bollard::query_parameters::{InspectContainerOptions, RemoveContainerOptionsBuilder};
 use std::path::PathBuf;
@@ -57,6 +57,16 @@ impl Remover {
     }
 }
 
+/// The directory of a sandbox's socket, which goes with it.
+#[derive(Debug)]
+pub struct IoDir(pub PathBuf);
+
+impl Drop for IoDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 /// A created container. Dropping it has it removed in the background.
 #[derive(Debug)]
 pub struct Container {
@@ -64,14 +74,13 @@ pub struct Container {
     remover: Arc<Remover>,
     follow: Follow,
     removed: bool,
-    /// The socket's directory, which goes with it.
-    io: Option<PathBuf>,
+    _io: Option<Arc<IoDir>>,
 }
 
 impl Container {
     #[must_use]
-    pub fn new(id: String, remover: Arc<Remover>, follow: Follow, io: Option<PathBuf>) -> Self {
-        Container { id, remover, follow, removed: false, io }
+    pub fn new(id: String, remover: Arc<Remover>, follow: Follow, io: Option<Arc<IoDir>>) -> Self {
+        Container { id, remover, follow, removed: false, _io: io }
     }
 
     #[must_use]
@@ -102,15 +111,18 @@ impl Container {
             sleep(POLL).await;
             fate = self.state().await;
         }
-        if fate.gone {
-            let _ = timeout(REPORT_LAG, self.ended()).await;
-            let killed = self.follow.seen().exit_code.is_none_or(|code| code == 137);
-            if killed && !fate.oom {
-                let _ = timeout(REPORT_LAG, self.follow.until(|seen| seen.oom)).await;
-            }
+        if !fate.gone {
+            return fate;
+        }
+        let _ = timeout(REPORT_LAG, self.ended()).await;
+        let killed = self.follow.seen().exit_code.or(fate.exit_code).is_none_or(|code| code == KILLED);
+        if killed && !fate.oom {
+            let _ = timeout(REPORT_LAG, self.follow.until(|seen| seen.ended_by_oom() == Some(true))).await;
         }
         let seen = self.follow.seen();
-        Fate { gone: fate.gone, oom: fate.oom || seen.oom, exit_code: seen.exit_code.or(fate.exit_code) }
+        // The daemon's own flag tells of any kill in the container on some versions, and never of when it was.
+        let oom = seen.ended_by_oom().unwrap_or(fate.oom && killed);
+        Fate { gone: true, oom, exit_code: seen.exit_code.or(fate.exit_code) }
     }
 
     async fn state(&self) -> Fate {
@@ -119,7 +131,7 @@ impl Container {
             Ok(found) => {
                 let state = found.state.unwrap_or_default();
                 let gone = state.running != Some(true);
-                Fate { gone, oom: state.oom_killed == Some(true), exit_code: state.exit_code.filter(|_| gone) }
+                Fate { gone, oom: gone && state.oom_killed == Some(true), exit_code: state.exit_code.filter(|_| gone) }
             }
             Err(error) => Fate { gone: status(&error) == Some(404), ..Fate::default() },
         }
@@ -128,9 +140,6 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        if let Some(io) = self.io.take() {
-            let _ = std::fs::remove_dir_all(io);
-        }
         if self.removed {
             return;
         }

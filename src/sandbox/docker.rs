@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
 /// How the toolbox's stream reaches the engine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,12 +100,18 @@ pub(super) struct Inner {
     pub label: String,
     images: Images,
     owner: Owner,
-    starts: Semaphore,
+    starts: Arc<Semaphore>,
     /// Processors of the daemon's host: it refuses to give a container more.
     processors: f64,
     /// Whether the daemon shares our file system, once known.
     shares_files: OnceLock<bool>,
 }
+
+/// A start's place among those in flight. Its creation holds it too, which goes on when the start is given up.
+pub(super) type Slot = Arc<OwnedSemaphorePermit>;
+
+/// How long a sweep waits for the creations under way, which its list would miss.
+const CREATIONS: Duration = Duration::from_secs(10);
 
 /// Why a container did not become a sandbox.
 pub(super) enum Trouble {
@@ -148,7 +154,7 @@ impl Docker {
             events: Events::listen(daemon.client.clone(), &label),
             remover: Arc::new(Remover::new(daemon.clone(), settings.removals_in_flight, Duration::from_secs(settings.remove_timeout_s))),
             images: Images::new(daemon.clone(), settings.pull.clone()),
-            starts: Semaphore::new(settings.starts_in_flight.max(1)),
+            starts: Arc::new(Semaphore::new(settings.starts_in_flight.max(1))),
             processors: info.ncpu.and_then(|count| u32::try_from(count).ok()).filter(|count| *count > 0).map_or(f64::MAX, f64::from),
             archive: OnceCell::new(),
             next: AtomicU64::new(0),
@@ -198,19 +204,20 @@ impl Inner {
     async fn start(self: &Arc<Self>, spec: &Spec) -> Result<Box<dyn Sandbox>, Failure> {
         workdir::check_absolute(&spec.workdir)?;
         let image = self.images.ensure(&spec.image).await?;
-        let _slot = self.starts.acquire().await;
-        let started = match self.start_from(spec, &image).await {
+        let slot = self.starts.clone().acquire_owned().await;
+        let slot = Arc::new(slot.map_err(|error| Failure::new(Kind::SandboxStart, format!("no sandbox for {}: {error}", spec.attempt)))?);
+        let started = match self.start_from(spec, &image, &slot).await {
             Err(Trouble::ImageGone(_)) => {
                 self.images.forget(&spec.image);
                 let image = self.images.ensure(&spec.image).await?;
-                self.start_from(spec, &image).await
+                self.start_from(spec, &image, &slot).await
             }
             other => other,
         };
         started.map(|sandbox| Box::new(sandbox) as Box<dyn Sandbox>).map_err(Trouble::failure)
     }
 
-    async fn start_from(self: &Arc<Self>, spec: &Spec, image: &Image) -> Result<DockerSandbox, Trouble> {
+    async fn start_from(self: &Arc<Self>, spec: &Spec, image: &Image, slot: &Slot) -> Result<DockerSandbox, Trouble> {
         let shares_files = match self.settings.stream {
             Stream::Socket => Some(true),
             Stream::Attach => Some(false),
@@ -218,11 +225,11 @@ impl Inner {
             Stream::Auto => self.shares_files.get().copied(),
         };
         let (container, toolbox) = match shares_files {
-            Some(true) => self.launch_with_socket(spec, image).await?,
-            Some(false) => self.launch_attached(spec, image).await?,
-            None => match self.launch_with_socket(spec, image).await {
+            Some(true) => self.launch_with_socket(spec, image, slot).await?,
+            Some(false) => self.launch_attached(spec, image, slot).await?,
+            None => match self.launch_with_socket(spec, image, slot).await {
                 Err(Trouble::NotShared(failure)) => {
-                    let Ok(attached) = self.launch_attached(spec, image).await else { return Err(Trouble::Other(failure)) };
+                    let Ok(attached) = self.launch_attached(spec, image, slot).await else { return Err(Trouble::Other(failure)) };
                     if self.shares_files.set(false).is_ok() {
                         tracing::warn!(%failure, "the Docker daemon does not share our files: using attached streams from here on");
                     }
@@ -252,9 +259,8 @@ impl Inner {
     }
 
     async fn sweep(&self, run: &str) -> Result<usize, Failure> {
-        // What is being created now would be missed; starts that hang are not worth waiting for.
         let all_starts = u32::try_from(self.settings.starts_in_flight.max(1)).unwrap_or(u32::MAX);
-        let _quiet = tokio::time::timeout(Duration::from_secs(10), self.starts.acquire_many(all_starts)).await;
+        let _quiet = tokio::time::timeout(CREATIONS, self.starts.acquire_many(all_starts)).await;
         let filters = HashMap::from([("label", vec![request::RUN])]);
         let options = || Some(ListContainersOptionsBuilder::new().all(true).filters(&filters).build());
         let listed = self.daemon.ask(|| self.daemon.client.list_containers(options())).await;
@@ -285,6 +291,10 @@ impl Inner {
 impl Provider for Docker {
     fn check(&self) -> BoxFuture<'_, Result<(), Failure>> {
         self.0.check().boxed()
+    }
+
+    fn missing<'a>(&'a self, images: &'a [String]) -> BoxFuture<'a, Result<Vec<String>, Failure>> {
+        self.0.images.missing(images).boxed()
     }
 
     fn start<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Box<dyn Sandbox>, Failure>> {

@@ -4,11 +4,11 @@ use super::daemon::{Daemon, chain, said, status};
 use crate::domain::{Failure, Kind};
 use bollard::errors::Error;
 use bollard::query_parameters::CreateImageOptionsBuilder;
-use futures_util::future::{BoxFuture, Shared};
-use futures_util::{FutureExt, TryStreamExt};
+use futures_util::future::{BoxFuture, Shared, WeakShared};
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -54,12 +54,22 @@ pub struct Image {
     pub digest: Arc<str>,
 }
 
-type Pending = Shared<BoxFuture<'static, Result<Image, Failure>>>;
+type Looking = BoxFuture<'static, Result<Image, Failure>>;
+
+#[derive(Debug)]
+enum Known {
+    Present(Image),
+    /// Lives as long as someone waits for it: a pull that nobody wants any more must not keep its slot.
+    Pending(WeakShared<Looking>),
+}
+
+/// Looked up at the same time by [`Images::missing`].
+const LOOKUPS: usize = 8;
 
 #[derive(Debug)]
 pub struct Images {
     puller: Arc<Puller>,
-    known: Mutex<HashMap<String, Pending>>,
+    known: Mutex<HashMap<String, Known>>,
 }
 
 #[derive(Debug)]
@@ -86,27 +96,58 @@ impl Images {
             let message = format!("{name:?} is no image reference; write it as [REGISTRY/]NAME[:TAG][@DIGEST]");
             return Err(Failure::new(Kind::ImageMissing, message));
         }
-        let pending = {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            known.entry(name.to_owned()).or_insert_with(|| self.puller.clone().ensure(name.to_owned()).boxed().shared()).clone()
+        let pending = match self.look(name) {
+            Ok(image) => return Ok(image),
+            Err(pending) => pending,
         };
         let outcome = pending.clone().await;
-        if outcome.is_err() {
-            self.forget_if(name, |known| known.ptr_eq(&pending));
+        let mut known = self.known();
+        if matches!(known.get(name), Some(Known::Pending(now)) if now.upgrade().is_some_and(|now| now.ptr_eq(&pending))) {
+            match &outcome {
+                Ok(image) => known.insert(name.to_owned(), Known::Present(image.clone())),
+                Err(_) => known.remove(name),
+            };
         }
         outcome
     }
 
-    /// To be looked up again: the daemon no longer has it.
-    pub fn forget(&self, name: &str) {
-        self.forget_if(name, |_| true);
+    /// The image if it is known, else the one search for it.
+    fn look(&self, name: &str) -> Result<Image, Shared<Looking>> {
+        let mut known = self.known();
+        let pending = match known.get(name) {
+            Some(Known::Present(image)) => return Ok(image.clone()),
+            Some(Known::Pending(pending)) => pending.upgrade(),
+            None => None,
+        };
+        Err(pending.unwrap_or_else(|| {
+            let pending = self.puller.clone().ensure(name.to_owned()).boxed().shared();
+            if let Some(weak) = pending.downgrade() {
+                known.insert(name.to_owned(), Known::Pending(weak));
+            }
+            pending
+        }))
     }
 
-    fn forget_if(&self, name: &str, condition: impl Fn(&Pending) -> bool) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.get(name).is_some_and(condition) {
-            known.remove(name);
-        }
+    /// Which of these the daemon does not have, in their order.
+    ///
+    /// # Errors
+    /// `ImagePull`, `Daemon`.
+    pub async fn missing(&self, names: &[String]) -> Result<Vec<String>, Failure> {
+        let lookups = futures_util::stream::iter(names.to_vec()).map(|name| async move {
+            let absent = !is_reference(&name) || self.puller.present(&name).await?.is_none();
+            Ok(absent.then_some(name))
+        });
+        let found: Vec<Option<String>> = lookups.buffered(LOOKUPS).try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// To be looked up again: the daemon no longer has it.
+    pub fn forget(&self, name: &str) {
+        self.known().remove(name);
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -166,16 +207,26 @@ impl Puller {
         match tokio::time::timeout(Duration::from_secs(self.settings.timeout_s), pull).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error @ (Error::DockerStreamError { .. } | Error::DockerResponseServerError { .. }))) => {
-                Err(refusal(&doing, &chain(&error)))
+                Err(refusal(name, &chain(&error)))
             }
             Ok(Err(error)) => Err(self.daemon.failure(Kind::ImagePull, &doing, &error)),
-            Err(_) => Err(Failure::new(Kind::ImagePull, format!("{doing} within {} s", self.settings.timeout_s))),
+            Err(_) => Err(not_pulled(name, &format!("not done within {} s", self.settings.timeout_s))),
         }
     }
 }
 
+/// Failed, but may succeed another time.
+fn not_pulled(name: &str, text: &str) -> Failure {
+    let mut failure = said(Kind::ImagePull, &format!("cannot pull image {name}"), text);
+    if failure.kind == Kind::ImagePull {
+        let mend = format!("; pull it beforehand (docker pull {name}) or check the registry's address and the network");
+        failure.message.push_str(&mend);
+    }
+    failure
+}
+
 /// The registry's refusal: for good when it does not have the image or does not give it to us.
-fn refusal(doing: &str, text: &str) -> Failure {
+fn refusal(name: &str, text: &str) -> Failure {
     const FOR_GOOD: [&str; 8] = [
         "manifest unknown",
         "not found",
@@ -190,9 +241,9 @@ fn refusal(doing: &str, text: &str) -> Failure {
     let network = ["no such host", "lookup ", "timeout", "connection refused", "toomanyrequests"].iter().any(|sign| lower.contains(sign));
     if !network && FOR_GOOD.iter().any(|sign| lower.contains(sign)) {
         let mend = "check its name, or pull it beforehand with the docker CLI if its registry wants a login";
-        return Failure::new(Kind::ImageMissing, format!("{doing}: {text}; {mend}"));
+        return Failure::new(Kind::ImageMissing, format!("cannot pull image {name}: {text}; {mend}"));
     }
-    said(Kind::ImagePull, doing, text)
+    not_pulled(name, text)
 }
 
 /// Whether the name can stand in the path of a request: instance files are not trusted.
@@ -231,12 +282,20 @@ mod tests {
 
     #[test]
     fn a_refusal_for_good_is_told_from_bad_weather() {
-        let kind = |text| refusal("cannot pull x", text).kind;
+        let kind = |text| refusal("x", text).kind;
         assert_eq!(kind("manifest for x:1 not found: manifest unknown: manifest unknown"), Kind::ImageMissing);
         assert_eq!(kind("pull access denied for x, repository does not exist or may require 'docker login'"), Kind::ImageMissing);
         assert_eq!(kind("dial tcp: lookup registry-1.docker.io: no such host"), Kind::ImagePull);
         assert_eq!(kind("toomanyrequests: You have reached your unauthenticated pull rate limit"), Kind::ImagePull);
         assert_eq!(kind("received unexpected HTTP status: 500 Internal Server Error"), Kind::ImagePull);
+        for weather in [
+            "dial tcp: lookup x: no such host",
+            "dial tcp 127.0.0.1:1: connect: connection refused",
+            "x509: certificate signed by unknown authority",
+        ] {
+            let message = refusal("a/b:1", weather).message;
+            assert!(message.contains("docker pull a/b:1") && message.contains("network"), "{message}");
+        }
         assert_eq!(kind("write /var/lib/docker/x: no space left on device"), Kind::NoSpace);
     }
 }

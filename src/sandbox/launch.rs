@@ -2,9 +2,9 @@
 
 use super::Spec;
 use super::attached::Attached;
-use super::container::Container;
+use super::container::{Container, IoDir};
 use super::daemon::{chain, said, status};
-use super::docker::{Inner, Trouble};
+use super::docker::{Inner, Slot, Trouble};
 use super::images::Image;
 use super::request::{Channel, SOCKET, TOOLBOX};
 use crate::domain::{Failure, Kind};
@@ -16,7 +16,7 @@ use bollard::query_parameters::{
 };
 use std::fs::{self, DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -27,12 +27,12 @@ type Launched = Result<(Container, Toolbox), Trouble>;
 
 impl Inner {
     /// Over a socket in a directory of the sandbox's own.
-    pub(super) async fn launch_with_socket(self: &Arc<Self>, spec: &Spec, image: &Image) -> Launched {
+    pub(super) async fn launch_with_socket(self: &Arc<Self>, spec: &Spec, image: &Image, slot: &Slot) -> Launched {
         let io = self.private.path().join(self.number().to_string());
         let listener =
             listen(&io).map_err(|error| Failure::new(Kind::SandboxStart, format!("cannot listen in {}: {error}", io.display())))?;
         let body = self.body(spec, image, Channel::Socket { io: &io, toolbox: self.program.path() });
-        let container = self.create(spec, body, Some(io.clone())).await?;
+        let container = self.create(spec, body, Some(Arc::new(IoDir(io.clone()))), slot).await?;
         self.run(spec, &container).await?;
         let deadline = deadline(spec);
         let stream = tokio::select! {
@@ -53,9 +53,9 @@ impl Inner {
     }
 
     /// Over the attached standard input and output, the toolbox uploaded.
-    pub(super) async fn launch_attached(self: &Arc<Self>, spec: &Spec, image: &Image) -> Launched {
+    pub(super) async fn launch_attached(self: &Arc<Self>, spec: &Spec, image: &Image, slot: &Slot) -> Launched {
         let archive = self.archive().await?;
-        let container = self.create(spec, self.body(spec, image, Channel::Attach), None).await?;
+        let container = self.create(spec, self.body(spec, image, Channel::Attach), None, slot).await?;
         let (daemon, id) = (&self.daemon, container.id());
         let failed =
             |error: Error| daemon.failure(Kind::SandboxStart, &format!("cannot lay the toolbox into {}", name(spec, &container)), &error);
@@ -67,36 +67,42 @@ impl Inner {
         meet(spec, container, Attached::new(streams), deadline(spec)).await
     }
 
+    async fn create(
+        self: &Arc<Self>,
+        spec: &Spec,
+        body: ContainerCreateBody,
+        io: Option<Arc<IoDir>>,
+        slot: &Slot,
+    ) -> Result<Container, Trouble> {
+        let created = self.daemon.ask(|| self.create_once(body.clone(), io.clone(), slot.clone())).await;
+        created.map_err(|error| {
+            let failure = self.daemon.failure(
+                Kind::SandboxStart,
+                &format!("cannot create a container of image {} for {}", spec.image, spec.attempt),
+                &error,
+            );
+            match status(&error) {
+                Some(404) => Trouble::ImageGone(Failure::new(Kind::ImageMissing, failure.message)),
+                Some(400) if chain(&error).contains("bind source path does not exist") => Trouble::NotShared(failure),
+                _ => Trouble::Other(failure),
+            }
+        })
+    }
+
     /// In a task of its own: a caller that goes away in the middle must not leave a container that nobody knows.
-    async fn create(self: &Arc<Self>, spec: &Spec, body: ContainerCreateBody, io: Option<PathBuf>) -> Result<Container, Trouble> {
+    async fn create_once(self: &Arc<Self>, body: ContainerCreateBody, io: Option<Arc<IoDir>>, slot: Slot) -> Result<Container, Error> {
         let inner = self.clone();
         let creation = tokio::spawn(async move {
-            let client = &inner.daemon.client;
-            let created = inner.daemon.ask(|| client.create_container(None::<CreateContainerOptions>, body.clone())).await;
-            match created {
-                Ok(created) => {
-                    let follow = inner.events.follow(&created.id);
-                    Ok(Container::new(created.id, inner.remover.clone(), follow, io))
-                }
-                Err(error) => {
-                    let _ = io.map(fs::remove_dir_all);
-                    Err(error)
-                }
-            }
+            let _slot = slot;
+            let created = inner.daemon.client.create_container(None::<CreateContainerOptions>, body).await?;
+            let follow = inner.events.follow(&created.id);
+            Ok(Container::new(created.id, inner.remover.clone(), follow, io))
         });
-        let doing = format!("cannot create a container of image {} for {}", spec.image, spec.attempt);
-        match creation.await {
-            Ok(Ok(container)) => Ok(container),
-            Ok(Err(error)) => {
-                let failure = self.daemon.failure(Kind::SandboxStart, &doing, &error);
-                let text = chain(&error);
-                Err(match status(&error) {
-                    Some(404) => Trouble::ImageGone(Failure::new(Kind::ImageMissing, failure.message)),
-                    Some(400) if text.contains("bind source path does not exist") => Trouble::NotShared(failure),
-                    _ => Trouble::Other(failure),
-                })
-            }
-            Err(error) => Err(said(Kind::SandboxStart, &doing, &error.to_string()).into()),
+        match creation.await.map_err(tokio::task::JoinError::try_into_panic) {
+            Ok(created) => created,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // The runtime is ending.
+            Err(Err(_)) => std::future::pending().await,
         }
     }
 
@@ -137,7 +143,7 @@ where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
     let patience = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
-    match Toolbox::connect(stream, patience).await {
+    match Toolbox::connect_with(stream, patience, spec.limits.toolbox).await {
         Ok(toolbox) => Ok((container, toolbox)),
         Err(error) => {
             let fate = container.fate().await;

@@ -78,7 +78,8 @@ impl Inner {
             std::io::ErrorKind::StorageFull => Failure::new(Kind::NoSpace, failed(&error).message),
             _ => failed(&error),
         })?;
-        let toolbox = Toolbox::connect(stream, Duration::from_secs(spec.limits.start_timeout_s)).await.map_err(|error| failed(&error))?;
+        let patience = Duration::from_secs(spec.limits.start_timeout_s);
+        let toolbox = Toolbox::connect_with(stream, patience, spec.limits.toolbox).await.map_err(|error| failed(&error))?;
         Ok(Box::new(LocalSandbox { process, toolbox, workdir, _private: private }))
     }
 }

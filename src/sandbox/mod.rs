@@ -24,7 +24,7 @@ pub use docker::Docker;
 pub use local::Local;
 
 use crate::domain::{AttemptId, Failure};
-use crate::toolbox::client::Toolbox;
+use crate::toolbox::client::{self, Toolbox};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
@@ -52,11 +52,21 @@ pub struct Limits {
     pub network: bool,
     /// Seconds from the request to the toolbox's greeting.
     pub start_timeout_s: u64,
+    /// How long the toolbox's replies may take.
+    pub toolbox: client::Settings,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { memory: 4 << 30, cpus: 2.0, pids: 1024, shm: 64 << 20, network: false, start_timeout_s: 120 }
+        Limits {
+            memory: 4 << 30,
+            cpus: 2.0,
+            pids: 1024,
+            shm: 64 << 20,
+            network: false,
+            start_timeout_s: 120,
+            toolbox: client::Settings::default(),
+        }
     }
 }
 
@@ -77,7 +87,7 @@ pub struct Spec {
 pub struct Fate {
     /// The backend says that it no longer runs, and not because we destroyed it.
     pub gone: bool,
-    /// The kernel killed in it for want of memory.
+    /// It is gone because the kernel killed its first process for want of memory.
     pub oom: bool,
     pub exit_code: Option<i64>,
 }
@@ -98,6 +108,13 @@ pub trait Sandbox: Send + Sync {
 pub trait Provider: Send + Sync {
     /// That the backend answers and can hold sandboxes; asked once before the run.
     fn check(&self) -> BoxFuture<'_, Result<(), Failure>>;
+    /// Which of these images would have to be pulled; none where there are no images.
+    ///
+    /// # Errors
+    /// `Daemon`, `ImagePull` where the backend does not tell.
+    fn missing<'a>(&'a self, _images: &'a [String]) -> BoxFuture<'a, Result<Vec<String>, Failure>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
     /// Image present, first process started, toolbox greeted.
     ///
     /// # Errors

@@ -60,6 +60,28 @@ async fn exhausted_memory_that_takes_the_sandbox_down_is_told() {
     sandbox.destroy().await.unwrap();
 }
 
+/// The end that has nothing to do with it is no fault of the model's.
+#[tokio::test(flavor = "multi_thread")]
+async fn exhausted_memory_that_was_survived_is_not_the_end() {
+    if !has_debian().await {
+        return;
+    }
+    let docker = docker(Stream::Auto).await;
+    let spec = debian("oom-survived");
+    let sandbox = docker.start(&spec).await.unwrap();
+    let (_, text) = output(sandbox.toolbox(), shell("python3 -c 'x = bytearray(1 << 30)'; echo $?")).await;
+    assert!(text.contains("137"), "{text}");
+    let alive = sandbox.toolbox().call(Op::Usage, b"").await;
+    assert!(matches!(alive, Ok((Answer::Usage(usage), _)) if usage.oom_kills > 0));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let id = containers(&spec.run).await.pop().unwrap();
+    client().kill_container(&id, None::<KillContainerOptions>).await.unwrap();
+    sandbox.toolbox().closed().await;
+    let fate = sandbox.fate().await;
+    assert_eq!((fate.gone, fate.oom, fate.exit_code), (true, false, Some(137)));
+    sandbox.destroy().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn exhausted_memory_of_a_command_is_counted() {
     if !has_debian().await {

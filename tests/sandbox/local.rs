@@ -7,7 +7,7 @@ use std::time::Duration;
 use sweroll::domain::Kind;
 use sweroll::sandbox::{Local, Provider, Spec, local};
 use sweroll::toolbox::client::ToolboxError;
-use sweroll::toolbox::protocol::Command;
+use sweroll::toolbox::protocol::{Command, Op};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_local_sandbox_serves_and_goes_with_all_it_started() {
@@ -50,4 +50,15 @@ async fn a_local_sandbox_that_was_killed_is_told() {
     std::fs::create_dir(&stale).unwrap();
     assert_eq!(local.sweep("any").await.unwrap(), 1);
     assert!(!stale.exists());
+}
+
+#[tokio::test]
+async fn the_patience_with_replies_is_a_setting() {
+    let base = tempfile::tempdir().unwrap();
+    let local = Local::new(local::Settings { toolbox_path: toolbox_path(), private_dir: Some(base.path().into()) });
+    let mut spec = spec("patience", "");
+    spec.limits.toolbox.op_timeout_s = 0;
+    let sandbox = local.start(&spec).await.unwrap();
+    let hasty = sandbox.toolbox().call(Op::Usage, b"").await;
+    assert!(matches!(hasty, Err(ToolboxError::Silent(patience)) if patience.is_zero()), "{hasty:?}");
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sweroll::domain::Kind;
 use sweroll::sandbox::docker::{Settings, Stream};
 use sweroll::sandbox::images::{Pull, PullSettings};
-use sweroll::sandbox::{Docker, Provider, Sandbox, Spec};
+use sweroll::sandbox::{Docker, Local, Provider, Sandbox, Spec, local};
 use sweroll::toolbox::client::ToolboxError;
 use sweroll::toolbox::protocol::{Answer, Command, End, Op};
 
@@ -98,6 +98,16 @@ async fn what_cannot_start_is_told_apart() {
     let never = Settings { pull: PullSettings { when: Pull::Missing, tries: 1, ..PullSettings::default() }, ..settings(Stream::Auto) };
     let unreachable = Docker::connect(never).await.unwrap().start(&spec("pull", "localhost:1/absent:1")).await.err().unwrap();
     assert_eq!(unreachable.kind, Kind::ImagePull, "{unreachable}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_images_are_listed() {
+    let images = ["sweroll-test/absent:1", EMPTY, "no reference"].map(str::to_owned);
+    assert!(Local::new(local::Settings::default()).missing(&images).await.unwrap().is_empty());
+    if !daemon_answers().await {
+        return;
+    }
+    assert_eq!(docker(Stream::Auto).await.missing(&images).await.unwrap(), ["sweroll-test/absent:1", "no reference"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

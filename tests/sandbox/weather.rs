@@ -1,11 +1,13 @@
 //! A daemon that is away, and one that does not see our files.
 
-use crate::proxy::Proxy;
+use crate::proxy::{ANSWERED_LATE, Proxy};
 use crate::support::*;
 use futures_util::{StreamExt, TryStreamExt};
+use std::sync::Arc;
 use std::time::Duration;
 use sweroll::domain::Kind;
 use sweroll::sandbox::docker::{Settings, Stream};
+use sweroll::sandbox::images::PullSettings;
 use sweroll::sandbox::{Docker, Provider, Sandbox};
 use sweroll::toolbox::protocol::Op;
 
@@ -91,4 +93,55 @@ async fn many_starts_look_an_image_up_once() {
         let missing = docker.start(&crate::support::spec("lookups", "sweroll-test/absent:1")).await.err().unwrap();
         assert_eq!((missing.kind, proxy.count("absent")), (Kind::ImageMissing, tries));
     }
+}
+
+/// The engine has a runtime of its own, which ends with all that still goes on in it, as its process would.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_was_being_created_does_not_outlive_the_sweep() {
+    if !daemon_answers().await {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let proxy = Arc::new(Proxy::slow(dir.path(), "/containers/create", Duration::from_secs(2)));
+    // Without mounts: the directory that a socket is in goes with the engine, and its container cannot be created.
+    let settings = Settings { host: proxy.host(), ..settings(Stream::Attach) };
+    let spec = spec("created", EMPTY);
+    let run = spec.run.clone();
+    let engine = tokio::runtime::Runtime::new().unwrap();
+    let asking = proxy.clone();
+    let killed = engine.spawn(async move {
+        let docker = Docker::connect(settings).await.unwrap();
+        tokio::select! {
+            _ = docker.start(&spec) => panic!("it cannot be so quick"),
+            () = asking.counts("/containers/create") => {}
+        }
+        docker.sweep(&spec.run).await.unwrap();
+    });
+    killed.await.unwrap();
+    engine.shutdown_background();
+    tokio::time::timeout(Duration::from_secs(60), proxy.counts(ANSWERED_LATE)).await.unwrap();
+    let left = containers(&run).await;
+    for id in &left {
+        client().remove_container(id, None::<bollard::query_parameters::RemoveContainerOptions>).await.unwrap();
+    }
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_nobody_waits_for_makes_room() {
+    if !daemon_answers().await {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let proxy = Proxy::slow(dir.path(), "fromImage=localhost%3A1%2Fhangs", Duration::from_secs(3600));
+    let pull = PullSettings { in_flight: 1, tries: 1, ..PullSettings::default() };
+    let docker = Docker::connect(Settings { host: proxy.host(), pull, ..settings(Stream::Auto) }).await.unwrap();
+    let hanging = spec("hangs", "localhost:1/hangs:1");
+    assert!(tokio::time::timeout(Duration::from_secs(2), docker.start(&hanging)).await.is_err());
+    assert_eq!(proxy.count("/images/create"), 1);
+    let other = spec("hangs", "localhost:1/absent:1");
+    let refused = tokio::time::timeout(Duration::from_secs(60), docker.start(&other)).await.expect("the slot is free").err().unwrap();
+    assert_eq!(refused.kind, Kind::ImagePull);
+    assert!(refused.message.contains("docker pull localhost:1/absent:1"), "{refused}");
+    assert_eq!(proxy.count("/images/create"), 2);
 }
