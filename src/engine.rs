@@ -74,13 +74,25 @@ pub struct Ready {
 /// With what is wrong and the mend.
 pub async fn preflight(settings: &Settings) -> Result<Ready, Failure> {
     let (client, limiter) = client(settings)?;
-    let provider: Arc<dyn Provider> = match settings.sandbox.backend {
-        Backend::Docker => Arc::new(Docker::connect(settings.sandbox.docker.clone()).await?),
-        Backend::Local => Arc::new(Local::new(settings.sandbox.local.clone())),
-    };
+    let provider = provider(settings).await?;
     provider.check().await?;
     client.check().await?;
     Ok(Ready { provider, client, limiter })
+}
+
+async fn provider(settings: &Settings) -> Result<Arc<dyn Provider>, Failure> {
+    Ok(match settings.sandbox.backend {
+        Backend::Docker => Arc::new(Docker::connect(settings.sandbox.docker.clone()).await?),
+        Backend::Local => Arc::new(Local::new(settings.sandbox.local.clone())),
+    })
+}
+
+/// Which of these images the sandbox backend does not have yet.
+///
+/// # Errors
+/// Where it does not answer.
+pub async fn missing(settings: &Settings, images: &[String]) -> Result<Vec<String>, Failure> {
+    provider(settings).await?.missing(images).await
 }
 
 /// The endpoint's client, which has talked to nobody yet.
@@ -385,6 +397,7 @@ impl Engine {
 
     async fn converse(&self, sandbox: &dyn Sandbox, instance: &Instance, head: Begun, admitted: Instant) -> Result<Transcript, Failure> {
         let prepared = prepare::prepare(sandbox, instance, &self.settings.sandbox.prepare, true).await?;
+        grading::probe(sandbox, instance, &self.runners).await?;
         let messages = self
             .shared
             .scaffold

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     config::{Backend, Settings},
-    domain::{EpisodeId, Failure, Kind},
+    domain::{EpisodeId, Failure, Instance, Kind},
     engine::{self, OpenError, Ready},
     reporter::{Notes, ProgressMode, Reporter, ReporterSettings, emit},
     scheduler::driver::{End, Stop},
@@ -15,6 +15,7 @@ use crate::{
 };
 use clap::Args as ClapArgs;
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     path::{Path, PathBuf},
     sync::Mutex,
@@ -88,7 +89,20 @@ fn dry_run(out: &Path, settings: &Settings) -> Outcome {
     }
     engine::scaffold(settings).map_err(refused)?;
     engine::client(settings).map_err(CliError::usage)?;
-    let scan = dataset::scan(&settings.instances.path, &settings.dataset, &mut |_| Ok(())).map_err(CliError::usage)?;
+    let mut images = BTreeSet::new();
+    let take = &mut |instance: Instance| {
+        images.insert(instance.image);
+        Ok(())
+    };
+    let scan = dataset::scan(&settings.instances.path, &settings.dataset, take).map_err(CliError::usage)?;
+    let images: Vec<String> = images.into_iter().collect();
+    match block_on(engine::missing(settings, &images))? {
+        Ok(missing) if missing.is_empty() => {}
+        Ok(missing) => {
+            eprintln!("sweroll: {} of {} images are not here yet and would be pulled, such as {}", missing.len(), images.len(), missing[0])
+        }
+        Err(failure) => eprintln!("sweroll: the images were not looked for: {failure}"),
+    }
     for bad in &scan.bad {
         eprintln!("sweroll: left out: {bad}");
     }

@@ -100,6 +100,7 @@ pub const MAY_DIFFER: &[&str] = &[
     "store",
     "sandbox.docker",
     "sandbox.local",
+    "sandbox.limits.toolbox",
     "endpoint.url",
     "endpoint.api_key_env",
     "endpoint.api_key_file",
