@@ -49,6 +49,9 @@ pub enum OpenError {
     Config(#[from] ConfigError),
     #[error("{0}")]
     Settings(String),
+    /// The sandbox backend or the endpoint.
+    #[error(transparent)]
+    Outside(#[from] Failure),
 }
 
 /// What a run came to.
@@ -70,8 +73,7 @@ pub struct Ready {
 /// # Errors
 /// With what is wrong and the mend.
 pub async fn preflight(settings: &Settings) -> Result<Ready, Failure> {
-    let limiter = Arc::new(Limiter::new(settings.endpoint.limits.clone()));
-    let client = OpenAi::new(settings.endpoint.clone(), Arc::clone(&limiter))?;
+    let (client, limiter) = client(settings)?;
     let provider: Arc<dyn Provider> = match settings.sandbox.backend {
         Backend::Docker => Arc::new(Docker::connect(settings.sandbox.docker.clone()).await?),
         Backend::Local => Arc::new(Local::new(settings.sandbox.local.clone())),
@@ -81,6 +83,15 @@ pub async fn preflight(settings: &Settings) -> Result<Ready, Failure> {
     Ok(Ready { provider, client, limiter })
 }
 
+/// The endpoint's client, which has talked to nobody yet.
+///
+/// # Errors
+/// What cannot work: address, model name, key.
+pub fn client(settings: &Settings) -> Result<(OpenAi, Arc<Limiter>), Failure> {
+    let limiter = Arc::new(Limiter::new(settings.endpoint.limits));
+    Ok((OpenAi::new(settings.endpoint.clone(), Arc::clone(&limiter))?, limiter))
+}
+
 /// A run that is open, and the rows that were left out of it.
 pub struct Opened {
     pub store: Store,
@@ -88,34 +99,38 @@ pub struct Opened {
     pub left_out_total: u64,
 }
 
-/// Makes the run directory, or opens it to go on: with the same settings, scaffold and instances. Blocks on the disk.
+/// Makes the run directory, or opens it to go on: with the same settings, scaffold and instances. `ask` is asked last, after
+/// all that is at hand was checked; where it fails no directory is left. Blocks on the disk.
 ///
 /// # Errors
 /// See [`OpenError`]; each says the place and the mend.
-pub fn open(out: &Path, settings: &Settings) -> Result<Opened, OpenError> {
+pub fn open<T>(out: &Path, settings: &Settings, ask: impl FnOnce() -> Result<T, Failure>) -> Result<(Opened, T), OpenError> {
     if RunDir::exists(out) {
-        return Ok(Opened {
-            store: Store::open(existing(out, settings)?, settings.store.clone())?,
-            left_out: Vec::new(),
-            left_out_total: 0,
-        });
+        let dir = existing(out, settings)?;
+        let answer = ask()?;
+        let store = Store::open(dir, settings.store.clone())?;
+        return Ok((Opened { store, left_out: Vec::new(), left_out_total: 0 }, answer));
     }
     let scaffold = scaffold(settings)?;
-    let mut left_out = (Vec::new(), 0);
+    let mut found = None;
     let dir = RunDir::create(out, &settings.table()?, |layout| -> Result<Plan, OpenError> {
         let source = source(&settings.instances.path);
         let scan = instances::freeze(layout, &settings.instances.path, &settings.dataset)?;
-        left_out = (scan.bad, scan.bad_total);
+        let answer = ask()?;
         let digests = [("dataset", scan.digest), ("dataset_file", source), ("scaffold", scaffold.digest.clone())];
-        Ok(Plan {
+        let plan = Plan {
             model: settings.endpoint.model.clone(),
             scaffold: settings.scaffold.name.clone(),
             instances: scan.rows,
             samples: settings.instances.samples,
             digests: digests.map(|(name, digest)| (name.to_owned(), digest)).into(),
-        })
+        };
+        found = Some((scan.bad, scan.bad_total, answer));
+        Ok(plan)
     })?;
-    Ok(Opened { store: Store::open(dir, settings.store.clone())?, left_out: left_out.0, left_out_total: left_out.1 })
+    let (left_out, left_out_total, answer) = found.unwrap_or_else(|| unreachable!("a directory is made only where its plan was"));
+    let store = Store::open(dir, settings.store.clone())?;
+    Ok((Opened { store, left_out, left_out_total }, answer))
 }
 
 /// A run that may be gone on with by these settings.
@@ -126,7 +141,9 @@ pub fn existing(out: &Path, settings: &Settings) -> Result<RunDir, OpenError> {
     let dir = RunDir::open(out)?;
     dir.check_settings(&settings.table()?, MAY_DIFFER)?;
     same(&dir, "scaffold", &scaffold(settings)?.digest)?;
-    if dir.info().plan.digests.get("dataset_file") != Some(&source(&settings.instances.path)) {
+    // The instances are frozen in the run: where their file is gone there is nothing to compare, and nothing is missing.
+    let file = source(&settings.instances.path);
+    if !file.is_empty() && dir.info().plan.digests.get("dataset_file") != Some(&file) {
         let scan = dataset::scan(&settings.instances.path, &settings.dataset, &mut |_| Ok(()))?;
         same(&dir, "dataset", &scan.digest)?;
     }
@@ -137,10 +154,11 @@ pub fn existing(out: &Path, settings: &Settings) -> Result<RunDir, OpenError> {
 ///
 /// # Errors
 /// Where it is no run, is in use, or its scaffold's files changed.
-pub fn reopen(out: &Path, settings: &Settings) -> Result<Store, OpenError> {
+pub fn reopen<T>(out: &Path, settings: &Settings, ask: impl FnOnce() -> Result<T, Failure>) -> Result<(Store, T), OpenError> {
     let dir = RunDir::open(out)?;
     same(&dir, "scaffold", &scaffold(settings)?.digest)?;
-    Ok(Store::open(dir, settings.store.clone())?)
+    let answer = ask()?;
+    Ok((Store::open(dir, settings.store.clone())?, answer))
 }
 
 pub fn scaffold(settings: &Settings) -> Result<Scaffold, OpenError> {
@@ -216,6 +234,7 @@ pub async fn run(
         scaffold: Arc::new(scaffold),
         limits: settings.agent.clone(),
         exclude: settings.sandbox.prepare.exclude.clone().into(),
+        max_diff_bytes: settings.grading.diff_max_bytes,
         emit: Arc::clone(&emit),
     };
     let engine = Arc::new(Engine {
@@ -240,8 +259,11 @@ pub async fn run(
     }
     let summary = engine.store.summary();
     (engine.emit)(EventKind::RunEnded { committed: summary.episodes.committed, outstanding: summary.episodes.outstanding }).await;
-    if let Some(engine) = Arc::into_inner(engine) {
-        engine.store.close().await.map_err(|e| e.failure())?;
+    if let Some(engine) = Arc::into_inner(engine)
+        && let Err(error) = engine.store.close().await
+    {
+        // All that was committed is durable; only derived files may be stale, and the next opening makes them anew.
+        return Ok(Report { end: End::Drained(error.to_string()), summary });
     }
     Ok(Report { end, summary })
 }
@@ -252,7 +274,7 @@ async fn watch(limiter: Arc<Limiter>, emit: Emit) {
     let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
     loop {
         tick.tick().await;
-        let in_flight = limiter.snapshot().limit as u64;
+        let in_flight = limiter.snapshot().limit;
         if in_flight != told {
             told = in_flight;
             emit(EventKind::LimitChanged { in_flight }).await;
@@ -437,9 +459,9 @@ impl Engine {
     }
 }
 
-/// Attempts that were graded or ended by the model train; the rest are kept beside them.
+/// Attempts that were graded or ended by the model train; the rest are kept beside them, as is one without a reply.
 fn stream(outcome: &Outcome) -> Stream {
-    let by_the_model = matches!(outcome.class(), None | Some(Class::Model | Class::Grader));
+    let by_the_model = matches!(outcome.class(), None | Some(Class::Model | Class::Grader)) && outcome.turns > 0;
     if outcome.counts && by_the_model { Stream::Trajectories } else { Stream::Attempts }
 }
 

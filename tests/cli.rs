@@ -34,9 +34,7 @@ fn help_has_examples_and_names_the_environment() {
                 last.push_str(line.trim());
             }
         }
-        for option in
-            options.iter().filter(|o| !["--help", "--version", "--dry-run", "--set", "--attempt"].iter().any(|free| o.contains(free)))
-        {
+        for option in options.iter().filter(|o| !["--help", "--version"].iter().any(|free| o.contains(free))) {
             assert!(option.contains("[env: SWEROLL_"), "{command}: {option}");
         }
     }
@@ -82,4 +80,20 @@ fn usage_errors_name_the_mend() {
 fn completions_and_manual_are_printed() {
     assert!(stdout(&expect(sweroll().args(["completions", "bash"]), 0)).contains("sweroll"));
     assert!(stdout(&expect(sweroll().arg("man"), 0)).contains(".TH"));
+}
+
+/// `docs/settings.md` holds every setting with its default, and no other.
+#[test]
+fn every_setting_is_documented_with_its_default() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/settings.md")).unwrap();
+    let block = text.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let documented: toml::Table = block.parse().unwrap();
+    let defaults = sweroll::config::Settings::default().table().unwrap();
+    assert_eq!(documented, defaults, "write docs/settings.md anew; the defaults are\n{}", toml::to_string(&defaults).unwrap());
+    let mut above = "";
+    for line in block.lines() {
+        let is_key = line.contains(" = ") && !line.starts_with('#');
+        assert!(!is_key || line.contains('#') || above.starts_with('#'), "{line:?} has no word on what it is");
+        above = line;
+    }
 }

@@ -9,7 +9,7 @@ mod client;
 mod sandbox;
 
 use cases::{CASES, build};
-use client::{Http, Rehearsal, scale_swe, sweroll};
+use client::{Http, Rehearsal, listed, scale_swe, sweroll};
 use sandbox::{Episode, Sandbox, git, tree};
 use serde_json::{Value, json};
 use std::{fs, path::Path, process::Command};
@@ -48,10 +48,11 @@ fn with_fault(script: Script, fault: &str) -> Settings {
 
 const STATEMENT: &str = "The greeting is wrong: say hello to everybody.";
 
+/// `tools`: schemas, or the system prompt that lists them.
 fn prompt(tools: Option<&Value>) -> Value {
-    let messages =
-        json!([{"role": "system", "content": "You mend code."}, {"role": "user", "content": format!("<issue>\n{STATEMENT}\n</issue>")}]);
-    match tools {
+    let system = tools.and_then(Value::as_str).unwrap_or("You mend code.");
+    let messages = json!([{"role": "system", "content": system}, {"role": "user", "content": format!("<issue>\n{STATEMENT}\n</issue>")}]);
+    match tools.filter(|tools| tools.is_array()) {
         Some(tools) => json!({"model": "m", "messages": messages, "tools": tools}),
         None => json!({"model": "m", "messages": messages}),
     }
@@ -64,8 +65,14 @@ fn play(settings: Settings, dir: &Path, patch: &str, tools: Option<Value>, sandb
     (tree(dir), episode, rehearsal)
 }
 
-fn ways() -> [(&'static str, Option<Value>); 3] {
-    [("scale-swe", Some(scale_swe())), ("sweroll", Some(sweroll())), ("inline", None)]
+fn ways() -> [(&'static str, Option<Value>); 5] {
+    let listed = |scaffold| Some(listed(scaffold));
+    let (scale_swe, sweroll) = (("scale-swe", Some(scale_swe())), ("sweroll", Some(sweroll())));
+    [scale_swe, sweroll, ("inline", None), ("inline scale-swe", listed("scale-swe")), ("inline sweroll", listed("sweroll"))]
+}
+
+fn names(way: &str) -> [&'static str; 2] {
+    if way.ends_with("sweroll") { ["bash", "submit"] } else { ["execute_bash", "finish"] }
 }
 
 #[test]
@@ -116,6 +123,36 @@ fn gold_tries_again_where_the_first_command_is_lost() {
 }
 
 #[test]
+fn gold_mends_the_line_ends_of_a_patch() {
+    for name in ["edits", "new-and-empty", "deleted", "no-eol"] {
+        for (way, tools) in ways() {
+            let (dir, patch, want) = build(CASES.iter().find(|c| c.name == name).unwrap());
+            let (got, episode, rehearsal) =
+                play(settings(Script::Gold), dir.path(), &patch.replace('\n', "\r\n"), tools, Sandbox::new(dir.path()));
+            let changed = want.iter().filter(|(path, file)| got.get(*path) != Some(*file)).map(|(path, _)| path).collect::<Vec<_>>();
+            // A new file has the line ends of its patch.
+            assert!(changed.is_empty() || name == "new-and-empty", "{name} by {way}: {changed:?}\n{}", episode.text());
+            assert!(got.keys().eq(want.keys()), "{name} by {way}: {:?}", got.keys());
+            assert_eq!(rehearsal.stat().gold_failed_count, 0, "{name} by {way}");
+        }
+    }
+}
+
+#[test]
+fn gold_says_that_its_patch_does_not_apply() {
+    let (dir, patch, _) = build(&CASES[0]);
+    let before = tree(dir.path());
+    for (way, tools) in ways() {
+        let other = patch.replace("seven", "something else").replace("x = 1", "x = 3").replace("two", "too").replace("fourteen", "40");
+        let (after, episode, rehearsal) = play(settings(Script::Gold), dir.path(), &other, tools, Sandbox::new(dir.path()));
+        assert_eq!(before, after, "{way}");
+        assert!(episode.finished && episode.text().contains("golden patch of case does not apply here (part 1: FAILED)"), "{way}");
+        let stat = rehearsal.stat();
+        assert_eq!((stat.gold_failed_count, stat.gold_failed), (1, vec!["case".to_owned()]), "{way}");
+    }
+}
+
+#[test]
 fn gold_survives_replies_cut_by_length() {
     for (way, tools) in ways() {
         let (dir, patch, want) = build(&CASES[1]);
@@ -137,7 +174,7 @@ fn noop_and_wander_leave_the_tree_as_it_was() {
             assert!(episode.finished);
             let turns = if script == Script::Noop { 1 } else { 10 };
             assert_eq!(episode.turns, turns, "{script} by {way}");
-            assert_eq!(episode.several > 0, script == Script::Wander && way != "inline", "{script} by {way}");
+            assert_eq!(episode.several > 0, script == Script::Wander && !way.starts_with("inline"), "{script} by {way}");
             assert_eq!(rehearsal.stat().violation_count, 0);
         }
     }
@@ -152,7 +189,7 @@ fn gold_needs_to_know_the_instance_and_wander_does_not() {
         assert_eq!(reply.status, status, "{script}");
         assert!(status == 200 || reply.body.contains("problem statement"), "{}", reply.body);
     }
-    let twins = ["a", "b"].map(|id| instance(id, Path::new("/w"), "", STATEMENT));
+    let twins = ["a", "b"].map(|id| instance(id, Path::new("/w"), id, STATEMENT));
     let reply = Rehearsal::new(Playbook::new(twins), settings(Script::Gold)).post(&prompt(None));
     assert_eq!(reply.status, 400);
     assert!(reply.body.contains("a or b"), "{}", reply.body);
@@ -160,7 +197,7 @@ fn gold_needs_to_know_the_instance_and_wander_does_not() {
 
 #[test]
 fn hostile_sends_every_malformed_thing_and_then_finishes() {
-    for tools in [Some(scale_swe()), Some(sweroll()), None] {
+    for (way, tools) in ways() {
         let rehearsal = Rehearsal::new(Playbook::new([]), settings(Script::Hostile));
         let mut body = prompt(tools.as_ref());
         let (mut seen, mut ended) = (String::new(), false);
@@ -171,7 +208,7 @@ fn hostile_sends_every_malformed_thing_and_then_finishes() {
             let said = |body: &str| body.replace(&number(body), "NUMBER").split_once("\"choices\"").unwrap().1.to_owned();
             assert!(said(&reply.body) == said(&again.body), "not deterministic");
             seen += &reply.body;
-            ended = ["\"finish\"", "\"submit\"", "<function=finish>"].iter().any(|end| reply.body.contains(end));
+            ended = ["\"finish\"", "\"submit\"", "<function=finish>", "<function=submit>"].iter().any(|end| reply.body.contains(end));
             if ended {
                 break;
             }
@@ -180,12 +217,15 @@ fn hostile_sends_every_malformed_thing_and_then_finishes() {
             messages.push(json!({"role": "user", "content": "go on"}));
         }
         assert!(ended);
+        let [shell, finish] = names(way);
+        assert!(seen.contains(shell) && seen.contains(finish), "{way}");
+        assert_eq!(seen.contains("execute_bash"), shell == "execute_bash", "{way}");
         for sign in
             ["browse_web", "\\ud800", "<|im_end|>", "\\u0000", "sleep 1000", "kill -9 1", "kill -9 $$", "sudo", "../../", "/dev/urandom"]
         {
             assert!(seen.contains(sign), "no {sign}");
         }
-        if tools.is_some() {
+        if !way.starts_with("inline") {
             for sign in
                 ["\"arguments\":{", "\"id\":\"\"", "{\"type\":\"function\"", "call_same", r#"{\"command\": \"ls"#, "\"arguments\":\"\""]
             {

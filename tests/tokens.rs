@@ -10,7 +10,7 @@ use std::{
 };
 use sweroll::{
     domain::Message,
-    tokens::{Counter, ScanError, ScanSettings, Target, Tokenizer, scan, template},
+    tokens::{Counter, ScanError, ScanSettings, Source, Target, Tokenizer, scan, shards, template},
 };
 
 fn fixture<T: for<'de> Deserialize<'de>>(name: &str) -> Vec<T> {
@@ -119,13 +119,13 @@ fn a_scan_sums_every_kind_of_file() {
     let of = |target: Target| move |conversation: &Conversation| conversation.expected[&target].tokens;
     let tokens: u64 = conversations.iter().map(of(Target::Qwen3Instruct2507)).sum();
     let run = tempfile::tempdir().unwrap();
-    let shards = run.path().join("shards");
-    fs::create_dir(&shards).unwrap();
-    fs::write(shards.join("trajectories-00000.jsonl.zst"), frames(&records)).unwrap();
+    let folder = run.path().join("shards");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("trajectories-00000.jsonl.zst"), frames(&records)).unwrap();
     let skippable =
         [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3][..], &zstd::bulk::compress(records.concat().as_bytes(), 9).unwrap()].concat();
-    fs::write(shards.join("trajectories-00001.jsonl.zst"), skippable).unwrap();
-    fs::write(shards.join("attempts-00000.jsonl.zst"), b"not to be counted").unwrap();
+    fs::write(folder.join("trajectories-00001.jsonl.zst"), skippable).unwrap();
+    fs::write(folder.join("attempts-00000.jsonl.zst"), b"not to be counted").unwrap();
     let plain = run.path().join("a.jsonl");
     fs::write(&plain, records.concat().trim_end()).unwrap();
     let gzip = run.path().join("b.jsonl.gz");
@@ -133,7 +133,7 @@ fn a_scan_sums_every_kind_of_file() {
     encoder.write_all(records.concat().as_bytes()).unwrap();
     encoder.finish().unwrap();
 
-    let paths = [run.path().to_owned(), plain, gzip];
+    let paths = shards(&[run.path().to_owned(), plain, gzip]).unwrap();
     let report = scan(&paths, &Counter::default(), &small_batches(3)).unwrap();
     assert_eq!(report.shards.len(), 4);
     for shard in &report.shards {
@@ -151,6 +151,105 @@ fn a_scan_sums_every_kind_of_file() {
 }
 
 #[test]
+fn a_scan_ends_where_it_is_told_and_leaves_out_what_it_is_told() {
+    let conversations: Vec<Conversation> = fixture("conversations.jsonl");
+    let records: Vec<String> = conversations.iter().enumerate().map(|(id, conversation)| record(conversation, id)).collect();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let committed = frames(&records[..9]);
+    // Behind what is committed: a whole frame, and a torn one.
+    fs::write(file.path(), [&committed[..], &frames(&records[9..10]), &frames(&records[10..11])[..7]].concat()).unwrap();
+    let left_out = ["i@2.1".to_owned(), "i@5.1".to_owned(), "j@0.1".to_owned()];
+    let source = Source { path: file.path().into(), bytes: Some(committed.len() as u64), leave_out: std::sync::Arc::new(left_out.into()) };
+    let report = scan(std::slice::from_ref(&source), &Counter::default(), &small_batches(2)).unwrap();
+    let counted = (0..9).filter(|at| ![2, 5].contains(at)).map(|at| conversations[at].expected[&Target::Qwen3Instruct2507].tokens);
+    assert_eq!((report.total.trajectories, report.total.superseded, report.total.resolved), (7, 2, 1));
+    assert_eq!(report.total.tokens, counted.sum::<u64>());
+    assert_eq!(serde_json::to_value(&report).unwrap()["shards"][0]["superseded"], 2);
+    assert!(scan(&[file.path().to_owned().into()], &Counter::default(), &small_batches(2)).is_err(), "as it lies it is torn");
+
+    fs::write(file.path(), frames(&records[..8])).unwrap();
+    let error = scan(&[source], &Counter::default(), &small_batches(2)).unwrap_err().to_string();
+    assert!(error.contains(&format!("{} bytes are committed", committed.len())), "a lost frame is no shorter shard: {error}");
+}
+
+/// `sweroll tokens` of a run that is written or was killed, and where an episode was done once more.
+#[test]
+fn the_tokens_of_a_run_are_those_that_its_journal_knows() {
+    use sweroll::{
+        domain::{AttemptId, Entry, ExitReason, Resolved, Trajectory, Transcript, event::Outcome, trajectory::Facts, transcript::*},
+        store::{Plan, RunDir, Settings, Store, StoreError, Stream, dataset, instances},
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("run");
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/demo.jsonl");
+    let dir = RunDir::create(&root, &toml::Table::new(), |layout| {
+        let scan = instances::freeze(layout, &demo, &dataset::Options::default()).unwrap();
+        let digests = BTreeMap::new();
+        Ok::<_, StoreError>(Plan { model: "m".into(), scaffold: "s".into(), instances: scan.rows, samples: 1, digests })
+    });
+    let store = Store::open(dir.unwrap(), Settings::default()).unwrap();
+    let conversations: Vec<Conversation> = fixture("conversations.jsonl");
+    let row = |id: &AttemptId, at: usize| {
+        let Conversation { messages, tools, .. } = &conversations[at];
+        let facts = Facts { repo: "", base_commit: "", image: "", url: "", dataset_digest: "" };
+        let begun = Begun {
+            id: id.clone(),
+            messages: messages.clone(),
+            tools: tools.clone().into(),
+            model: "m".into(),
+            scaffold: "s".into(),
+            scaffold_digest: String::new(),
+            image_digest: String::new(),
+            base_tree: String::new(),
+            sampling: serde_json::json!({}),
+            at_ms: 0,
+            setup_ms: 0,
+        };
+        Trajectory::new(Transcript::replay(vec![Entry::Begun(begun)]).unwrap(), None, None, facts)
+    };
+    let outcome = Outcome {
+        counts: true,
+        exit_reason: ExitReason::Submitted,
+        resolved: Resolved::No,
+        failure: None,
+        turns: 1,
+        tokens: -1,
+        usage: Usage::default(),
+        cost_usd: 0.0,
+        duration_ms: 1,
+    };
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+        for (at, id) in ["demo_greet@0.1", "demo_setup@0.1", "demo_greet@0.2"].iter().enumerate() {
+            let id: AttemptId = id.parse().unwrap();
+            store.reopen(vec![id.episode.clone()], "").await.unwrap();
+            store.commit(&row(&id, at), outcome.clone(), Stream::Trajectories).await.unwrap();
+        }
+        store.close().await.unwrap();
+    });
+    let shard = root.join("shards/trajectories-00000.jsonl.zst");
+    let mut file = fs::OpenOptions::new().append(true).open(&shard).unwrap();
+    let more = frames(&[record(&conversations[3], 3), record(&conversations[4], 4)]);
+    file.write_all(&more[..more.len() - 5]).unwrap();
+
+    let sweroll = |path: &Path, format: &str| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_sweroll")).arg("tokens").arg(path).args(["--format", format]).output();
+        let output = output.unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, text) = sweroll(&root, "json");
+    assert_eq!(code, Some(0), "{text}");
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let tokens: u64 = [1, 2].iter().map(|at| conversations[*at].expected[&Target::Qwen3Instruct2507].tokens).sum();
+    assert_eq!(
+        (&report["total"]["trajectories"], &report["total"]["superseded"], &report["total"]["tokens"]),
+        (&2.into(), &1.into(), &tokens.into())
+    );
+    assert!(sweroll(&root, "table").1.contains("superseded: 1 "));
+    let (code, text) = sweroll(&shard, "json");
+    assert!(code == Some(1) && text.contains("damaged"), "a file is counted as it lies: {text}");
+}
+
+#[test]
 fn damage_is_named() {
     let conversations: Vec<Conversation> = fixture("conversations.jsonl");
     let records: Vec<String> = conversations.iter().enumerate().map(|(id, conversation)| record(conversation, id)).collect();
@@ -158,7 +257,7 @@ fn damage_is_named() {
     let check = |name: &str, data: &[u8], settings: &ScanSettings| {
         let path = folder.path().join(name);
         fs::write(&path, data).unwrap();
-        let error = scan(&[path], &Counter::default(), settings).unwrap_err();
+        let error = scan(&[path.into()], &Counter::default(), settings).unwrap_err();
         let message = error.to_string();
         assert!(message.contains(name), "{message}");
         (error, message)
@@ -188,8 +287,9 @@ fn damage_is_named() {
     assert!(matches!(error, ScanError::TooLong { record: 1, limit: 100, .. }));
 
     let empty = tempfile::tempdir().unwrap();
-    assert!(matches!(scan(&[empty.path().into()], &Counter::default(), &small_batches(1)), Err(ScanError::NoShards { .. })));
-    let missing = scan(&[empty.path().join("nothing")], &Counter::default(), &small_batches(1));
+    assert!(matches!(shards(&[empty.path().into()]), Err(ScanError::NoShards { .. })));
+    assert!(matches!(shards(&[empty.path().join("nothing")]), Err(ScanError::Read { .. })));
+    let missing = scan(&[empty.path().join("nothing").into()], &Counter::default(), &small_batches(1));
     assert!(matches!(missing, Err(ScanError::Read { .. })));
 }
 

@@ -159,7 +159,7 @@ fn context_overflow_is_an_exit_reason_and_its_diff_is_graded() {
 fn a_diff_over_the_limit_is_the_models_failure() {
     let endpoint = Endpoint::start(&instances(), "gold", &[]);
     let temp = tempfile::tempdir().unwrap();
-    expect(&mut run(&endpoint.url, temp.path(), &["--filter", "greet", "--set", "agent.diff_bytes=10"]), 0);
+    expect(&mut run(&endpoint.url, temp.path(), &["--filter", "greet", "--set", "grading.diff_max_bytes=10"]), 0);
     let summary = summary(temp.path());
     assert_eq!((&summary["unresolved"], failed(&summary)), (&json!(0), json!({ "model": 1 })));
 }
@@ -324,4 +324,70 @@ fn an_endpoint_that_is_gone_for_a_while_ends_no_episode() {
     let _second = Endpoint::start(&instances(), "wander", &["--latency-ms", "10", "--listen", &address]);
     assert!(child.wait().unwrap().success());
     assert_eq!(summary(temp.path())["attempts"], json!(1));
+}
+
+/// The wall clock of an episode stands still while the endpoint refuses: a storm longer than the limit ends nothing.
+#[test]
+fn a_storm_longer_than_the_wall_limit_ends_no_episode() {
+    let storm = Endpoint::start(&instances(), "gold", &["--fault", "429:1.0"]);
+    let address = storm.url.trim_start_matches("http://").trim_end_matches("/v1").to_owned();
+    let temp = tempfile::tempdir().unwrap();
+    let quick = [
+        "--filter",
+        "greet",
+        "--set",
+        "agent.wall_time_s=2",
+        "--set",
+        "endpoint.retry.cap_s=0.3",
+        "--set",
+        "endpoint.retry.max_elapsed_s=2",
+    ];
+    let mut child = run(&storm.url, temp.path(), &quick).stdout(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(4));
+    assert!(storm.stat()["replies"]["429"].as_u64().unwrap() > 3);
+    drop(storm);
+    let _calm = Endpoint::start(&instances(), "gold", &["--listen", &address]);
+    assert!(child.wait().unwrap().success());
+    let summary = summary(temp.path());
+    assert_eq!((&summary["resolved"], &summary["attempts"]), (&json!(1), &json!(1)), "{summary:#}");
+}
+
+#[test]
+fn a_run_needs_its_dataset_file_no_more_once_it_is_made() {
+    let endpoint = Endpoint::start(&instances(), "gold", &[]);
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("moved.jsonl");
+    fs::copy(instances(), &file).unwrap();
+    let dir = temp.path().join("run");
+    let with_file = || {
+        let command = run(&endpoint.url, &dir, &["--filter", "greet"]);
+        let args: Vec<_> =
+            command.get_args().map(|a| if a == instances().as_os_str() { file.clone().into() } else { a.to_owned() }).collect();
+        let mut command = sweroll();
+        command.args(args);
+        command
+    };
+    expect(&mut with_file(), 0);
+    fs::remove_file(&file).unwrap();
+    expect(&mut with_file(), 0);
+    fs::write(&file, fs::read_to_string(instances()).unwrap().replace("ignores its argument", "is deaf")).unwrap();
+    assert!(stderr(&expect(&mut with_file(), 2)).contains("dataset"), "another dataset is another run");
+}
+
+#[test]
+fn no_secret_reaches_the_run_directory() {
+    let endpoint = Endpoint::start(&instances(), "gold", &[]);
+    let temp = tempfile::tempdir().unwrap();
+    let url = format!("{}?api-key=QUERYSECRET", endpoint.url);
+    // Whether the endpoint takes such an address is its own matter; what it carries must not be written down.
+    let _ = run(&url, &temp.path().join("a"), &["--filter", "greet"]).output().unwrap();
+    expect(&mut run("http://user:hunter2@127.0.0.1:9/v1", &temp.path().join("b"), &[]), 2);
+    for header in ["Authorization", "X-Api-Key", "Cookie"] {
+        let set = format!("endpoint.headers={{{header} = \"HEADERSECRET\"}}");
+        expect(&mut run(&endpoint.url, &temp.path().join("c"), &["--set", &set]), 2);
+    }
+    for secret in ["QUERYSECRET", "hunter2", "HEADERSECRET"] {
+        let grep = Command::new("grep").args(["-r", "-l", "-F", secret]).arg(temp.path()).output().unwrap();
+        assert_eq!(stdout(&grep), "", "{secret}");
+    }
 }

@@ -21,8 +21,6 @@ pub struct Limits {
     pub reminders: u32,
     /// Turns in a row whose every call is malformed; one more ends the episode.
     pub malformed_turns: u32,
-    /// Bytes of the final diff; a larger one is a failure of class `model`.
-    pub diff_bytes: u64,
     /// Replies cut by length, no good one between them; one more ends the episode.
     pub length_cuts: u32,
 }
@@ -37,7 +35,6 @@ impl Default for Limits {
             wall_time_s: 3 * 3600,
             reminders: 2,
             malformed_turns: 4,
-            diff_bytes: 8 << 20,
             length_cuts: 2,
         }
     }

@@ -41,6 +41,8 @@ pub struct Shared {
     pub limits: Limits,
     /// Pathspecs left out of the diff.
     pub exclude: Arc<[String]>,
+    /// Bytes of a diff; a larger one is a failure of class `model`.
+    pub max_diff_bytes: u64,
     pub emit: Emit,
 }
 
@@ -169,7 +171,7 @@ impl Runner<'_> {
         let mut submitted = false;
         for call in &calls {
             let (call, plan) = match call {
-                _ if submitted => (call.as_ref().map_or_else(|bad| &bad.call, |call| call), Plan::Say(AFTER_SUBMIT.to_owned())),
+                _ if submitted => (call.as_ref().unwrap_or_else(|bad| &bad.call), Plan::Say(AFTER_SUBMIT.to_owned())),
                 Ok(call) => (call, self.shared.scaffold.toolset.plan(call)),
                 Err(bad) => (&bad.call, Plan::Malformed(bad.message.clone())),
             };
@@ -313,7 +315,8 @@ impl Runner<'_> {
             workdir: self.sandbox.workdir().to_owned(),
             tree: self.transcript.begun.base_tree.clone(),
             exclude: self.shared.exclude.to_vec(),
-            max: self.shared.limits.diff_bytes,
+            max: self.shared.max_diff_bytes,
+            settle: true,
         };
         match self.sandbox.toolbox().call(op, &[]).await {
             Ok((_, diff)) => String::from_utf8(diff.into())
@@ -327,7 +330,28 @@ impl Runner<'_> {
 fn refused_kind(refused: &OpError) -> Kind {
     match refused {
         OpError::TooLarge { .. } => Kind::DiffTooLarge,
+        OpError::Invalid { .. } | OpError::Rejected { .. } => Kind::DiffUntakable,
         OpError::NoSpace { .. } => Kind::NoSpace,
-        OpError::NotStarted { .. } | OpError::Invalid { .. } | OpError::Rejected { .. } | OpError::Failed { .. } => Kind::SandboxLost,
+        OpError::NotStarted { .. } | OpError::Failed { .. } => Kind::SandboxLost,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Class, Disposition};
+
+    #[test]
+    fn what_the_model_did_to_the_files_is_not_tried_again() {
+        let message = || "more than 2000000 files".to_owned();
+        for refused in
+            [OpError::TooLarge { size: 2, max: 1 }, OpError::Invalid { message: message() }, OpError::Rejected { message: message() }]
+        {
+            let kind = refused_kind(&refused);
+            assert_eq!((kind.class(), kind.disposition()), (Class::Model, Disposition::Final), "{refused:?}");
+        }
+        for refused in [OpError::Failed { message: message() }, OpError::NoSpace { message: message() }] {
+            assert_eq!(refused_kind(&refused).disposition(), Disposition::Retry, "{refused:?}");
+        }
     }
 }

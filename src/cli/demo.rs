@@ -7,13 +7,17 @@ use crate::{
     endpoint::server::{self, Fault, Playbook, Server},
     engine,
     store::{RunDir, dataset},
-    tokens::{
-        Counter,
-        scan::{self, ScanSettings},
-    },
+    tokens::Counter,
 };
 use clap::Args as ClapArgs;
-use std::{fs, net::SocketAddr, path::PathBuf, process::Command, sync::Arc};
+use std::{
+    fs,
+    io::{self, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    process::Command,
+    sync::Arc,
+};
 
 const INSTANCES: &str = include_str!("demo.jsonl");
 
@@ -30,26 +34,22 @@ pub fn run(args: &Args) -> Outcome {
         return Err(CliError::failed("the demo's instances are git repositories: install git"));
     }
     renew(&args.out)?;
-    let file = args.out.with_extension("instances.jsonl");
-    let parent = file.parent().unwrap_or(std::path::Path::new("."));
-    fs::create_dir_all(parent)
-        .and_then(|()| fs::write(&file, INSTANCES))
-        .map_err(|e| CliError::failed(format!("{}: {e}: give another --out", file.display())))?;
+    let file = InstancesFile::create()?;
     let mut instances: Vec<Instance> = Vec::new();
     let take = &mut |instance| {
         instances.push(instance);
         Ok(())
     };
-    dataset::scan(&file, &dataset::Options::default(), take).map_err(CliError::failed)?;
+    dataset::scan(&file.0, &dataset::Options::default(), take).map_err(CliError::failed)?;
     print(&format!(
         "{} tiny instances, two samples each, against a scripted endpoint that fails now and then.\n\
-         Sandbox `local` isolates nothing; `sweroll run` takes containers.\n\n",
+         `sweroll run` takes containers, the demo takes plain processes.\n\n",
         instances.len()
     ))?;
 
     let server = rehearsal(instances)?;
     let mut settings = Settings::default();
-    settings.instances.path = file;
+    settings.instances.path.clone_from(&file.0);
     settings.instances.samples = 2;
     settings.endpoint.url = format!("http://{}/v1", server.1);
     settings.endpoint.model = "scripted-gold".to_owned();
@@ -57,21 +57,43 @@ pub fn run(args: &Args) -> Outcome {
     settings.scheduler.concurrency = 4;
     // One of the instances has a test that hangs.
     settings.grading.tests_timeout_s = 3;
-    let open = |settings: &Settings| engine::open(&args.out, settings).map(|opened| (opened.store, None)).map_err(run::refused);
-    let exit = run::execute(settings, &Operation::default(), open)?;
+    let exit = run::execute(settings, &Operation::default(), |settings, ask| {
+        let (opened, ready) = engine::open(&args.out, settings, ask).map_err(run::refused)?;
+        Ok((opened.store, None, ready))
+    })?;
     drop(server);
     if exit != Exit::Done {
         return Ok(exit);
     }
 
-    let shards = scan::shards(std::slice::from_ref(&args.out)).map_err(CliError::failed)?;
-    let report = scan::scan(&shards, &Counter::default(), &ScanSettings::default()).map_err(CliError::failed)?;
+    let report = tokens::count(std::slice::from_ref(&args.out), &Counter::default(), 0)?;
     let dir = args.out.display();
     print(&format!(
         "\n{}\nRead one:       sweroll show {dir} demo_greet@0\nRerun failures: sweroll rerun {dir} --class grader --dry-run\nYour own:       sweroll run --help\n",
         tokens::table(&report)
     ))?;
     Ok(exit)
+}
+
+/// The instances as a file, which `run` takes; it goes with the value, since the run has its own copy.
+struct InstancesFile(PathBuf);
+
+impl InstancesFile {
+    fn create() -> Result<Self, CliError> {
+        let path = std::env::temp_dir().join(format!("sweroll-demo-{}.instances.jsonl", std::process::id()));
+        let failed = |e: io::Error| CliError::failed(format!("{}: {e}: name a directory for temporary files in TMPDIR", path.display()));
+        // Nobody's file is overwritten, and no link is followed.
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&path).map_err(failed)?;
+        let created = InstancesFile(path.clone());
+        file.write_all(INSTANCES.as_bytes()).map_err(failed)?;
+        Ok(created)
+    }
+}
+
+impl Drop for InstancesFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// The demo's own earlier run may go; anything else may not.

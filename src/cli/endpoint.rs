@@ -2,11 +2,16 @@
 
 use super::{CliError, Exit, Outcome, block_on, print};
 use crate::{
-    endpoint::server::{Fault, Playbook, Script, Server, Settings},
+    endpoint::server::{Fault, Play, Playbook, Script, Server, Settings},
     store::dataset,
 };
 use clap::Args as ClapArgs;
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 const EXAMPLE: &str = "Example:
   sweroll endpoint --instances instances.jsonl --script gold --fault 429:0.1 --fault reset:0.02
@@ -18,8 +23,10 @@ GET /stat tells requests, replies by status, connections, faults, and violations
 #[command(after_help = EXAMPLE)]
 pub struct Args {
     /// Instances that will be asked about: .jsonl, .jsonl.zst or .jsonl.gz
-    #[arg(long, value_name = "FILE", env = "SWEROLL_INSTANCES", help_heading = "Model")]
+    #[arg(long, value_name = "FILE", env = "SWEROLL_INSTANCES", help_heading = "Instances")]
     instances: PathBuf,
+    #[command(flatten)]
+    rows: Rows,
     /// gold makes the golden change, noop submits nothing, wander explores, hostile sends what no model should
     #[arg(long, value_name = "SCRIPT", env = "SWEROLL_SCRIPT", help_heading = "Model")]
     script: Script,
@@ -53,6 +60,68 @@ pub struct Args {
     seed: u64,
 }
 
+/// Which rows are taken, as `run` takes them.
+#[derive(Debug, ClapArgs)]
+struct Rows {
+    /// Only instances whose id matches this regular expression
+    #[arg(long, value_name = "REGEX", env = "SWEROLL_FILTER", help_heading = "Instances")]
+    filter: Option<String>,
+    /// Only the first N instances, after the filter
+    #[arg(long, value_name = "N", env = "SWEROLL_LIMIT", help_heading = "Instances")]
+    limit: Option<u64>,
+    /// Leave bad rows out, counted and named, instead of refusing the file
+    #[arg(long, env = "SWEROLL_SKIP_BAD", help_heading = "Instances")]
+    skip_bad: bool,
+    /// Image of an instance whose row names none, as `run` takes it: the endpoint starts no image
+    #[arg(long, value_name = "TEMPLATE", env = "SWEROLL_IMAGE_TEMPLATE", help_heading = "Instances")]
+    image_template: Option<String>,
+}
+
+/// Lines on stderr about instances with the same problem statement.
+const TWINS_SHOWN: usize = 20;
+
+fn playbook(path: &Path, rows: &Rows) -> Result<Playbook, CliError> {
+    let mut options = dataset::Options { filter: rows.filter.clone(), limit: rows.limit, skip_bad: rows.skip_bad, ..Default::default() };
+    options.image_template = rows.image_template.clone().unwrap_or(options.image_template);
+    let mut plays = Vec::new();
+    let take = &mut |instance| {
+        plays.push(Play::new(&instance));
+        Ok(())
+    };
+    let scan = dataset::scan(path, &options, take).map_err(CliError::usage)?;
+    for bad in &scan.bad {
+        eprintln!("sweroll: left out: {bad}");
+    }
+    if scan.bad_total > 0 {
+        eprintln!("sweroll: {} bad rows left out (--skip-bad)", scan.bad_total);
+    }
+    let playbook = Playbook::of(plays);
+    let twins = playbook.twins();
+    for pair in twins.iter().take(TWINS_SHOWN) {
+        eprintln!("sweroll: {pair}");
+    }
+    if let Some(more @ 1..) = twins.len().checked_sub(TWINS_SHOWN) {
+        eprintln!("sweroll: and {more} more such pairs");
+    }
+    Ok(playbook)
+}
+
+/// Ctrl-C or SIGTERM, caught from the making on.
+struct Stop(Signal, Signal);
+
+impl Stop {
+    fn new() -> std::io::Result<Self> {
+        Ok(Stop(signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?))
+    }
+
+    async fn asked(mut self) {
+        tokio::select! {
+            _ = self.0.recv() => {}
+            _ = self.1.recv() => {}
+        }
+    }
+}
+
 pub fn run(args: Args) -> Outcome {
     let settings = Settings {
         script: args.script,
@@ -67,17 +136,13 @@ pub fn run(args: Args) -> Outcome {
         ..Settings::default()
     };
     settings.check().map_err(CliError::usage)?;
-    let mut all = Vec::new();
-    let take = &mut |instance| {
-        all.push(instance);
-        Ok(())
-    };
-    dataset::scan(&args.instances, &dataset::Options::default(), take).map_err(CliError::usage)?;
+    let playbook = playbook(&args.instances, &args.rows)?;
     block_on(async move {
-        let server = Server::bind(args.listen, Arc::new(Playbook::new(all)), settings)
+        let server = Server::bind(args.listen, Arc::new(playbook), settings)
             .map_err(|e| CliError::failed(format!("cannot listen on {}: {e}: give another --listen", args.listen)))?;
+        let stop = Stop::new().map_err(|e| CliError::failed(format!("no signal handler: {e}")))?;
         print(&format!("listening on http://{}/v1\n", server.addr()))?;
-        server.serve(async { drop(tokio::signal::ctrl_c().await) }).await;
+        server.serve(stop.asked()).await;
         Ok(Exit::Done)
     })?
 }

@@ -78,9 +78,11 @@ enum Command {
     /// See the whole of sweroll at work on tiny instances, with no Docker, key or network
     Demo(demo::Args),
     /// Print completions for a shell
+    #[command(after_help = "Example:\n  sweroll completions bash > /etc/bash_completion.d/sweroll")]
     Completions { shell: clap_complete::Shell },
-    /// Print the manual page
-    Man,
+    /// Print the manual page, of sweroll or of one of its commands
+    #[command(after_help = "Example:\n  sweroll man run > sweroll-run.1")]
+    Man { command: Option<String> },
     /// The server inside a sandbox; started by sweroll itself
     #[command(hide = true)]
     Toolbox,
@@ -103,7 +105,7 @@ pub fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "sweroll", &mut text);
             print(&String::from_utf8_lossy(&text))
         }
-        Command::Man => manual(),
+        Command::Man { command } => manual(command.as_deref()),
         Command::Toolbox => unreachable!("main hands `toolbox` over before the command line is parsed"),
     };
     match outcome {
@@ -124,9 +126,15 @@ fn raise_open_files() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-fn manual() -> Outcome {
+fn manual(command: Option<&str>) -> Outcome {
+    let mut page = Cli::command();
+    page.build();
+    if let Some(name) = command {
+        let found = page.find_subcommand(name).filter(|c| !c.is_hide_set()).cloned();
+        page = found.ok_or_else(|| CliError::usage(format!("there is no command {name}: `sweroll --help` lists them")))?;
+    }
     let mut text = Vec::new();
-    clap_mangen::Man::new(Cli::command()).render(&mut text).map_err(CliError::failed)?;
+    clap_mangen::Man::new(page).render(&mut text).map_err(CliError::failed)?;
     print(&String::from_utf8_lossy(&text))
 }
 

@@ -79,8 +79,9 @@ pub struct Identity {
     /// Settings file (TOML); flags and environment win over it
     #[arg(long, value_name = "FILE", env = "SWEROLL_CONFIG", help_heading = "Settings")]
     pub config: Option<PathBuf>,
-    /// One setting by its path, such as agent.prompt_tokens=65536; repeatable, wins over all else
-    #[arg(long = "set", value_name = "KEY=VALUE", help_heading = "Settings")]
+    /// One setting by its path, such as agent.prompt_tokens=65536 (docs/settings.md has them all); repeatable or parted by `;`, wins
+    /// over all else
+    #[arg(long = "set", value_name = "KEY=VALUE", env = "SWEROLL_SET", value_delimiter = ';', help_heading = "Settings")]
     pub set: Vec<String>,
 }
 

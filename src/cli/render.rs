@@ -79,6 +79,10 @@ pub fn summary(summary: &Summary) -> String {
         let mut rows = vec![["shard", "trajectories", "bytes", "tokens"].map(str::to_owned).to_vec()];
         rows.extend(summary.shards.iter().map(|s| vec![s.file.clone(), grouped(s.trajectories), grouped(s.bytes), grouped(s.tokens)]));
         text += &table(&rows);
+        let superseded: u64 = summary.shards.iter().map(|s| s.superseded).sum();
+        if superseded > 0 {
+            let _ = writeln!(text, "superseded: {} (left out: a rerun's attempts count in their place)", grouped(superseded));
+        }
     }
     text
 }

@@ -13,6 +13,7 @@ use crate::{
 };
 use clap::Args as ClapArgs;
 use std::path::PathBuf;
+use tokio::runtime::Handle;
 
 const EXAMPLE: &str = "Example:
   sweroll rerun runs/first --class infra --class endpoint
@@ -32,7 +33,7 @@ pub struct Args {
     #[arg(long, value_name = "INSTANCE@SAMPLE", env = "SWEROLL_RERUN_EPISODE", value_delimiter = ',', help_heading = "Selection")]
     pub episode: Vec<EpisodeId>,
     /// List the episodes and begin nothing
-    #[arg(long, help_heading = "Selection")]
+    #[arg(long, env = "SWEROLL_DRY_RUN", help_heading = "Selection")]
     pub dry_run: bool,
     #[command(flatten)]
     pub operation: Operation,
@@ -54,12 +55,12 @@ pub fn run(args: Args) -> Outcome {
     }
     let settings = operate(&view.info.settings, &args.operation)?;
     drop(view);
-    execute(settings, &args.operation, |settings| {
-        let store = engine::reopen(&args.dir, settings).map_err(refused)?;
+    execute(settings, &args.operation, |settings, ask| {
+        let (store, ready) = engine::reopen(&args.dir, settings, ask).map_err(refused)?;
         let selected = store.with_state(select);
         let reason = format!("rerun --class {} of {} episodes", args.class.join(","), selected.len());
-        tokio::runtime::Handle::current().block_on(store.reopen(selected.clone(), &reason)).map_err(CliError::failed)?;
-        Ok((store, Some(selected)))
+        Handle::current().block_on(store.reopen(selected.clone(), &reason)).map_err(CliError::failed)?;
+        Ok((store, Some(selected), ready))
     })
 }
 

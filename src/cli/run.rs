@@ -6,9 +6,9 @@ use super::{
     print, render,
 };
 use crate::{
-    config::Settings,
+    config::{Backend, Settings},
     domain::{EpisodeId, Failure, Kind},
-    engine::{self, OpenError},
+    engine::{self, OpenError, Ready},
     reporter::{Notes, ProgressMode, Reporter, ReporterSettings, emit},
     scheduler::driver::{End, Stop},
     store::{RunDir, Store, StoreError, View, dataset},
@@ -20,6 +20,7 @@ use std::{
     sync::Mutex,
 };
 use tokio::{
+    runtime::Handle,
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
@@ -38,7 +39,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR", env = "SWEROLL_OUT", help_heading = "Output")]
     pub out: PathBuf,
     /// Check everything that can be checked without starting, and say what would be done
-    #[arg(long, help_heading = "Output")]
+    #[arg(long, env = "SWEROLL_DRY_RUN", help_heading = "Output")]
     pub dry_run: bool,
     #[command(flatten)]
     pub identity: Identity,
@@ -52,15 +53,15 @@ pub fn run(args: Args) -> Outcome {
     if args.dry_run {
         return dry_run(&args.out, &settings);
     }
-    execute(settings, &args.operation, |settings| {
-        let opened = engine::open(&args.out, settings).map_err(refused)?;
+    execute(settings, &args.operation, |settings, ask| {
+        let (opened, ready) = engine::open(&args.out, settings, ask).map_err(refused)?;
         for bad in &opened.left_out {
             eprintln!("sweroll: left out: {bad}");
         }
         if opened.left_out_total > 0 {
             eprintln!("sweroll: {} bad rows left out (--skip-bad)", opened.left_out_total);
         }
-        Ok((opened.store, None))
+        Ok((opened.store, None, ready))
     })
 }
 
@@ -86,6 +87,7 @@ fn dry_run(out: &Path, settings: &Settings) -> Outcome {
         ));
     }
     engine::scaffold(settings).map_err(refused)?;
+    engine::client(settings).map_err(CliError::usage)?;
     let scan = dataset::scan(&settings.instances.path, &settings.dataset, &mut |_| Ok(())).map_err(CliError::usage)?;
     for bad in &scan.bad {
         eprintln!("sweroll: left out: {bad}");
@@ -102,21 +104,24 @@ pub fn refused(error: OpenError) -> CliError {
     }
 }
 
-/// Opens a run once everything outside answers, drives it to its end with progress, log and signals, and prints how it stands.
+/// Opens a run, with the preflight to be asked before anything is written, drives it to its end with progress, log and signals, and prints how it stands.
 pub fn execute(
     settings: Settings,
     operation: &Operation,
-    open: impl FnOnce(&Settings) -> Result<(Store, Option<Vec<EpisodeId>>), CliError>,
+    open: impl FnOnce(&Settings, &dyn Fn() -> Result<Ready, Failure>) -> Result<(Store, Option<Vec<EpisodeId>>, Ready), CliError>,
 ) -> Outcome {
     let watch = ReporterSettings { progress: if operation.quiet { ProgressMode::Off } else { ProgressMode::Auto }, ..Default::default() };
     let (report, dir) = block_on(async {
-        let ready = engine::preflight(&settings).await.map_err(CliError::usage)?;
-        let (store, only) = tokio::task::block_in_place(|| open(&settings))?;
+        let ask = || Handle::current().block_on(engine::preflight(&settings));
+        let (store, only, ready) = tokio::task::block_in_place(|| open(&settings, &ask))?;
         let dir = store.dir().layout().root().to_owned();
         log_to(&store.dir().layout().logs())?;
         let (events, reporter) = Reporter::start(&watch, operation.events.as_deref()).map_err(CliError::usage)?;
         let stop = stops(reporter.notes())?;
-        let report = engine::run(ready, store, settings, only, emit(events), stop).await.map_err(|failure| stopped(&failure));
+        if settings.sandbox.backend == Backend::Local {
+            eprintln!("sweroll: sandbox `local` isolates nothing: the model's commands run as you, on this machine");
+        }
+        let report = engine::run(ready, store, settings.clone(), only, emit(events), stop).await.map_err(|failure| stopped(&failure));
         reporter.finish().await;
         Ok::<_, CliError>((report?, dir))
     })??;
@@ -182,6 +187,11 @@ fn log_to(dir: &Path) -> Result<(), CliError> {
     let file = open().map_err(|e| CliError::failed(format!("{}: {e}: the log cannot be written", path.display())))?;
     let filter = tracing_subscriber::EnvFilter::try_from_env("SWEROLL_LOG").unwrap_or_else(|_| "info,hyper=warn,bollard=warn".into());
     // A second run in one process (the demo's) keeps the first log.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Mutex::new(file)).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .log_internal_errors(false)
+        .with_writer(Mutex::new(file))
+        .try_init();
     Ok(())
 }

@@ -18,7 +18,7 @@ pub struct Args {
     /// The episode, written INSTANCE@SAMPLE
     pub episode: EpisodeId,
     /// Another attempt than the one that counts
-    #[arg(long, value_name = "N", help_heading = "Selection")]
+    #[arg(long, value_name = "N", env = "SWEROLL_ATTEMPT", help_heading = "Selection")]
     pub attempt: Option<u32>,
     #[arg(long, value_enum, default_value = "text", env = "SWEROLL_SHOW_FORMAT", help_heading = "Output")]
     pub format: TextOrJson,

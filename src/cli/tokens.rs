@@ -1,13 +1,19 @@
 //! `sweroll tokens`: shards counted as their trainer will.
 
 use super::{CliError, Format, Outcome, print, render};
-use crate::tokens::{
-    Counter, Target, Tokenizer,
-    report::{Report, ShardTokens},
-    scan::{self, ScanSettings},
+use crate::{
+    store::{RunDir, View},
+    tokens::{
+        Counter, Target, Tokenizer,
+        report::{Report, ShardTokens},
+        scan::{self, ScanError, ScanSettings, Source},
+    },
 };
 use clap::Args as ClapArgs;
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 #[derive(Debug, ClapArgs)]
 #[command(
@@ -36,13 +42,35 @@ pub fn run(args: &Args) -> Outcome {
         None => Tokenizer::qwen3(),
     };
     let counter = Counter::new(args.target, tokenizer);
-    let shards = scan::shards(&args.paths).map_err(CliError::usage)?;
-    let settings = ScanSettings { threads: args.threads, ..ScanSettings::default() };
-    let report = scan::scan(&shards, &counter, &settings).map_err(CliError::failed)?;
+    let report = count(&args.paths, &counter, args.threads)?;
     match args.format {
         Format::Json => print(&render::json(&report)),
         Format::Table => print(&table(&report)),
     }
+}
+
+/// Counts what the paths stand for: of a run what its journal knows, anything else as it lies.
+pub fn count(paths: &[PathBuf], counter: &Counter, threads: usize) -> Result<Report, CliError> {
+    let mut sources = Vec::new();
+    for path in paths {
+        sources.extend(match RunDir::exists(path) {
+            true => of_run(path)?,
+            false => scan::shards(std::slice::from_ref(path)).map_err(CliError::usage)?,
+        });
+    }
+    scan::scan(&sources, counter, &ScanSettings { threads, ..ScanSettings::default() }).map_err(CliError::failed)
+}
+
+fn of_run(dir: &Path) -> Result<Vec<Source>, CliError> {
+    let view = View::open(dir).map_err(CliError::usage)?;
+    let superseded = view.superseded().map_err(CliError::failed)?;
+    let leave_out = Arc::new(superseded.iter().map(ToString::to_string).collect());
+    let shards = view.trajectories().into_iter();
+    let sources: Vec<_> = shards.map(|(path, bytes)| Source { path, bytes: Some(bytes), leave_out: Arc::clone(&leave_out) }).collect();
+    if sources.is_empty() {
+        return Err(CliError::usage(ScanError::NoShards { path: dir.to_owned() }));
+    }
+    Ok(sources)
 }
 
 /// The report for people.
@@ -56,6 +84,10 @@ pub fn table(report: &Report) -> String {
         rows.push(row(&ShardTokens { file: "total".to_owned(), ..report.total.clone() }));
     }
     let mut text = format!("target {}, tokenizer {}\n\n{}", report.target, report.tokenizer, render::table(&rows));
+    if report.total.superseded > 0 {
+        text +=
+            &format!("\nsuperseded: {} (left out: a rerun's attempts count in their place)\n", render::grouped(report.total.superseded));
+    }
     if report.total.special_in_text > 0 {
         text += &format!(
             "\n{} trajectories hold special tokens as text, such as <|im_end|>: look at them before you train\n",

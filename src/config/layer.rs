@@ -10,7 +10,7 @@ pub enum ConfigError {
     Read { path: PathBuf, source: std::io::Error },
     #[error("{path}: {message}")]
     Syntax { path: PathBuf, message: String },
-    #[error("setting {0}")]
+    #[error("settings: {}; see docs/settings.md for names and types", .0.trim().replace('\n', " "))]
     Value(String),
     #[error("--set {0}: write KEY=VALUE, such as --set agent.turns=50")]
     Assignment(String),

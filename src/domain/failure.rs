@@ -42,6 +42,8 @@ pub enum Kind {
     MemoryExhausted,
     /// The model's diff is over the size limit.
     DiffTooLarge,
+    /// The model left the files in a state no diff can be taken of.
+    DiffUntakable,
     /// The model's diff does not apply to a fresh sandbox.
     DiffRejected,
     /// `workdir` does not exist in the image.
@@ -100,7 +102,7 @@ impl Kind {
         match self {
             EndpointUnavailable | EndpointRefused => Class::Endpoint,
             Daemon | ImageMissing | ImagePull | SandboxStart | SandboxLost | NoSpace | Interrupted => Class::Infra,
-            MemoryExhausted | DiffTooLarge | DiffRejected => Class::Model,
+            MemoryExhausted | DiffTooLarge | DiffUntakable | DiffRejected => Class::Model,
             Workdir | PreCommands | BaseCommit | Leak | Tests | NoRunner => Class::Task,
             ReportUnreadable | GradeTimeout | GradeMemory | RunnerMissing => Class::Grader,
             Unauthorized | Payment | UnknownModel | RunDir | CircuitOpen => Class::Run,
@@ -115,7 +117,7 @@ impl Kind {
         match self {
             EndpointUnavailable | Daemon | ImagePull | SandboxStart | SandboxLost | NoSpace | Interrupted | Panic => Disposition::Retry,
             ReportUnreadable | GradeTimeout | GradeMemory | RunnerMissing => Disposition::Regrade,
-            EndpointRefused | ImageMissing | MemoryExhausted | DiffTooLarge | DiffRejected => Disposition::Final,
+            EndpointRefused | ImageMissing | MemoryExhausted | DiffTooLarge | DiffUntakable | DiffRejected => Disposition::Final,
             Workdir | PreCommands | BaseCommit | Leak | Tests | NoRunner => Disposition::Quarantine,
             Unauthorized | Payment | UnknownModel | RunDir | CircuitOpen => Disposition::StopRun,
         }

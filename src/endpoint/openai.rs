@@ -94,16 +94,16 @@ impl OpenAi {
                 Verdict::ContextOverflow | Verdict::Refused(_) => End::Refused,
             });
             spent.count(trouble.verdict);
-            spent.elapsed += took;
+            spent.add(trouble.verdict, took);
             match self.settings.retry.next(&spent, trouble.verdict, chance()) {
                 Step::Retry(delay) => {
                     tracing::debug!(tries, ?delay, trouble = trouble.text, "request failed, trying again");
                     sleep(delay).await;
-                    spent.elapsed += delay;
+                    spent.add(trouble.verdict, delay);
                 }
                 Step::GiveUp(GiveUp::ContextOverflow) => return Err(ModelError::ContextOverflow(trouble.text)),
                 Step::GiveUp(GiveUp::Failed(kind)) => {
-                    return Err(self.failure(kind, &trouble.text, tries, spent.elapsed).into());
+                    return Err(self.failure(kind, &trouble.text, tries, spent.elapsed + spent.throttled_for).into());
                 }
             }
         }

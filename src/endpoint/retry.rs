@@ -20,13 +20,16 @@ pub struct Policy {
     pub cap_s: f64,
     /// The longest `Retry-After` that is believed, seconds.
     pub retry_after_cap_s: f64,
-    /// Bounds delays and failed requests together, seconds; waiting for a permit does not count.
+    /// Bounds delays and failed requests together, seconds; waiting for a permit does not count, nor what 429 and 503 cost.
     pub max_elapsed_s: f64,
+    /// The same for what 429 and 503 cost: a storm slows a run down and ends no episode, but something must end the wait for an
+    /// endpoint that is closed for good.
+    pub max_throttled_s: f64,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Policy { tries: 10, base_s: 1.0, cap_s: 60.0, retry_after_cap_s: 300.0, max_elapsed_s: 3600.0 }
+        Policy { tries: 10, base_s: 1.0, cap_s: 60.0, retry_after_cap_s: 300.0, max_elapsed_s: 3600.0, max_throttled_s: 86_400.0 }
     }
 }
 
@@ -48,7 +51,10 @@ pub enum Verdict {
 pub struct Spent {
     pub throttled: u32,
     pub faulty: u32,
+    /// On faulty requests and the delays after them.
     pub elapsed: Duration,
+    /// On throttled ones.
+    pub throttled_for: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +70,13 @@ pub enum GiveUp {
 }
 
 impl Spent {
+    pub fn add(&mut self, verdict: Verdict, time: Duration) {
+        match verdict {
+            Verdict::Throttled { .. } => self.throttled_for += time,
+            Verdict::Faulty { .. } | Verdict::ContextOverflow | Verdict::Refused(_) => self.elapsed += time,
+        }
+    }
+
     pub fn count(&mut self, verdict: Verdict) {
         match verdict {
             Verdict::Throttled { .. } => self.throttled += 1,
@@ -77,12 +90,13 @@ impl Policy {
     /// What follows from a failed request that is counted in `spent`. `random` is in 0..1.
     #[must_use]
     pub fn next(&self, spent: &Spent, verdict: Verdict, random: f64) -> Step {
-        let left = seconds(self.max_elapsed_s).saturating_sub(spent.elapsed);
-        let (failures, retry_after) = match verdict {
+        let (failures, retry_after, left) = match verdict {
             Verdict::ContextOverflow => return Step::GiveUp(GiveUp::ContextOverflow),
             Verdict::Refused(kind) => return Step::GiveUp(GiveUp::Failed(kind)),
-            Verdict::Throttled { retry_after } => (spent.throttled, retry_after),
-            Verdict::Faulty { retry_after } => (spent.faulty, retry_after),
+            Verdict::Throttled { retry_after } => {
+                (spent.throttled, retry_after, seconds(self.max_throttled_s).saturating_sub(spent.throttled_for))
+            }
+            Verdict::Faulty { retry_after } => (spent.faulty, retry_after, seconds(self.max_elapsed_s).saturating_sub(spent.elapsed)),
         };
         let out_of_tries = matches!(verdict, Verdict::Faulty { .. }) && spent.faulty >= self.tries;
         if out_of_tries || left.is_zero() {
@@ -314,9 +328,13 @@ mod tests {
 
     #[test]
     fn delays_double_within_cap_and_time() {
-        let policy = Policy { tries: 100, base_s: 1.0, cap_s: 10.0, retry_after_cap_s: 30.0, max_elapsed_s: 100.0 };
+        let policy = Policy { tries: 100, base_s: 1.0, cap_s: 10.0, retry_after_cap_s: 30.0, max_elapsed_s: 100.0, max_throttled_s: 100.0 };
         let faulty = Verdict::Faulty { retry_after: None };
-        let delay = |faults, random, elapsed| match policy.next(&Spent { throttled: 0, faulty: faults, elapsed }, faulty, random) {
+        let delay = |faults, random, elapsed| match policy.next(
+            &Spent { throttled: 0, faulty: faults, elapsed, ..Spent::default() },
+            faulty,
+            random,
+        ) {
             Step::Retry(delay) => delay.as_secs_f64(),
             Step::GiveUp(_) => -1.0,
         };
@@ -333,13 +351,13 @@ mod tests {
     #[test]
     fn throttling_costs_time_but_no_tries() {
         let policy = Policy { tries: 3, ..Policy::default() };
-        let spent = Spent { throttled: 500, faulty: 2, elapsed: Duration::from_secs(60) };
+        let spent = Spent { throttled: 500, faulty: 2, elapsed: Duration::from_secs(60), throttled_for: Duration::from_secs(7200) };
         let step = |spent: Spent, verdict| policy.next(&spent, verdict, 0.5);
         assert!(matches!(step(spent, Verdict::Throttled { retry_after: None }), Step::Retry(_)));
         assert!(matches!(step(spent, Verdict::Faulty { retry_after: None }), Step::Retry(_)));
         let unavailable = Step::GiveUp(GiveUp::Failed(Kind::EndpointUnavailable));
         assert_eq!(step(Spent { faulty: 3, ..spent }, Verdict::Faulty { retry_after: None }), unavailable);
-        let late = Spent { elapsed: Duration::from_secs(3600), ..spent };
+        let late = Spent { throttled_for: Duration::from_secs(86_400), ..spent };
         assert_eq!(step(late, Verdict::Throttled { retry_after: None }), unavailable);
         assert_eq!(step(spent, Verdict::ContextOverflow), Step::GiveUp(GiveUp::ContextOverflow));
         assert_eq!(step(spent, Verdict::Refused(Kind::Payment)), Step::GiveUp(GiveUp::Failed(Kind::Payment)));

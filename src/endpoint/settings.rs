@@ -3,7 +3,7 @@
 use crate::domain::{Failure, Kind};
 use crate::endpoint::{limiter::Limits, price::Prices, retry::Policy};
 use reqwest::Url;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -31,7 +31,8 @@ pub struct Settings {
     pub sampling: Map<String, Value>,
     /// Further fields of the request's body; they win over `sampling`.
     pub extra_body: Map<String, Value>,
-    /// Further headers. A value `env:NAME` is read from the environment: the only way for one that holds a secret.
+    /// Further headers. A value `env:NAME` is read from the environment: the only way for one that [may hold a secret](is_secret).
+    #[serde(deserialize_with = "headers_without_secrets")]
     pub headers: BTreeMap<String, String>,
     pub timeouts: Timeouts,
     /// Largest reply, bytes.
@@ -41,8 +42,6 @@ pub struct Settings {
     pub reasoning_field: ReasoningField,
     pub send_reasoning: SendReasoning,
     pub prices: Prices,
-    /// The model's context, tokens of prompt and reply; 0: unknown.
-    pub max_context_tokens: u64,
 }
 
 impl Default for Settings {
@@ -62,7 +61,6 @@ impl Default for Settings {
             reasoning_field: ReasoningField::Auto,
             send_reasoning: SendReasoning::Auto,
             prices: Prices::default(),
-            max_context_tokens: 0,
         }
     }
 }
@@ -135,6 +133,33 @@ impl fmt::Debug for Secret {
 impl fmt::Display for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
+    }
+}
+
+/// Whether a header of this name may hold a secret: settings are written to the run directory, so its value is not for them.
+#[must_use]
+pub fn is_secret(header: &str) -> bool {
+    let header = header.to_ascii_lowercase();
+    ["auth", "key", "token", "secret", "cookie", "password", "session"].iter().any(|word| header.contains(word))
+}
+
+/// Name of the environment variable that the header's value stands in, none where the value is the text itself.
+///
+/// # Errors
+/// A text itself, where it may be a secret. The message does not repeat it.
+pub(super) fn variable<'v>(header: &str, value: &'v str) -> Result<Option<&'v str>, &'static str> {
+    match value.strip_prefix("env:").map(str::trim) {
+        None if is_secret(header) => Err("a secret is no setting: put it into an environment variable NAME and write \"env:NAME\""),
+        named => Ok(named),
+    }
+}
+
+/// Refuses secrets before anything is written, rather than when the first request is made.
+fn headers_without_secrets<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let headers = BTreeMap::<String, String>::deserialize(from)?;
+    match headers.iter().find_map(|(name, value)| variable(name, value).err().map(|why| (name, why))) {
+        Some((name, why)) => Err(D::Error::custom(format!("headers.{name}: {why}"))),
+        None => Ok(headers),
     }
 }
 
@@ -299,6 +324,19 @@ mod tests {
         assert!(toml::from_str::<Settings>("api_key = 'k'").is_err());
         let own: Settings = toml::from_str("extra_body = { stream = true }").unwrap();
         assert!(own.parameters().unwrap_err().message.contains("stream"));
+    }
+
+    #[test]
+    fn a_header_that_may_hold_a_secret_is_no_setting() {
+        for name in
+            ["Authorization", "X-Api-Key", "x-goog-api-key", "X-Auth-Token", "Client-SECRET", "Cookie", "X-Password", "X-Session-Id"]
+        {
+            let error = toml::from_str::<toml::Table>(&format!("headers = {{ {name} = 'hunter2' }}")).unwrap().try_into::<Settings>();
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("env:NAME") && !error.contains("hunter2"), "{error}");
+            assert!(toml::from_str::<Settings>(&format!("headers = {{ {name} = 'env:MINE' }}")).is_ok(), "{name}");
+        }
+        assert!(toml::from_str::<Settings>("headers = { X-Title = 'mine' }").is_ok());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One HTTP exchange: status, headers and body whatever their shape, within limits of time and bytes.
 
 use crate::domain::{Failure, Kind};
-use crate::endpoint::settings::{Secret, Settings};
+use crate::endpoint::settings::{Secret, Settings, variable};
 use bytes::{Bytes, BytesMut};
 use reqwest::{
     Client, RequestBuilder, Response, Url,
@@ -10,9 +10,6 @@ use reqwest::{
 };
 use std::{net::IpAddr, time::Duration};
 use tokio::time::{Instant, timeout_at};
-
-/// Headers that would hold a key.
-const KEY_HEADERS: [&str; 4] = ["authorization", "proxy-authorization", "api-key", "x-api-key"];
 
 #[derive(Debug, Clone)]
 pub struct Transport {
@@ -122,7 +119,7 @@ impl Transport {
 /// The headers of every request, with the secrets among them: those are neither logged nor shown.
 ///
 /// # Errors
-/// `Unauthorized` where a header cannot be sent, or holds a key that does not come from the environment.
+/// `Unauthorized` where a header cannot be sent, or may hold a secret that does not come from the environment.
 pub fn headers(
     settings: &Settings,
     key: Option<&Secret>,
@@ -143,11 +140,7 @@ pub fn headers(
     }
     for (name, text) in &settings.headers {
         let header: HeaderName = name.parse().map_err(|_| wrong(name, "no header has such a name"))?;
-        let named = text.strip_prefix("env:").map(str::trim);
-        if named.is_none() && KEY_HEADERS.contains(&header.as_str()) {
-            return Err(wrong(name, "a key is no setting: put it into an environment variable NAME and write \"env:NAME\""));
-        }
-        let secret = match named {
+        let secret = match variable(name, text).map_err(|why| wrong(name, why))? {
             None => None,
             Some(var) => {
                 let value = env(var).as_deref().and_then(Secret::new);
@@ -192,7 +185,9 @@ mod tests {
         assert_eq!(secrets.len(), 2);
         assert!(!format!("{sent:?}").contains("hunter"));
         assert_eq!(headers(&with("X-Title", "mine"), None, env).unwrap().0["x-title"], "mine");
-        for (name, value) in [("Authorization", "Bearer hunter2"), ("X-Api-Key", "env:OTHER"), ("X Y", "1"), ("X-Y", "a\nb")] {
+        for (name, value) in
+            [("Authorization", "Bearer hunter2"), ("X-Session-Id", "hunter2"), ("X-Api-Key", "env:OTHER"), ("X Y", "1"), ("X-Y", "a\nb")]
+        {
             let failure = headers(&with(name, value), None, env).unwrap_err();
             assert!(failure.message.contains(name) && !failure.message.contains("hunter"), "{failure}");
         }

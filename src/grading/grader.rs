@@ -125,7 +125,7 @@ impl Grading<'_> {
     }
 
     async fn apply_op(self, diff: &str) -> Result<Result<(), OpError>, Failure> {
-        let op = Op::Apply { workdir: self.sandbox.workdir().to_owned() };
+        let op = Op::Apply { workdir: self.sandbox.workdir().to_owned(), exclude: self.settings.prepare.exclude.clone() };
         match call(self.sandbox, op, diff.as_bytes()).await? {
             Ok(_) => Ok(Ok(())),
             Err(error @ (OpError::Rejected { .. } | OpError::Invalid { .. } | OpError::TooLarge { .. })) => Ok(Err(error)),

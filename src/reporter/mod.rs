@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use jsonl::{EventsFile, EventsFileError};
 use progress::Painter;
 use serde::{Deserialize, Serialize};
-use stats::{Stats, Tally, View};
+use stats::{Stats, Tally};
 use std::{
     io::{self, IsTerminal, Write},
     path::Path,
@@ -136,12 +136,6 @@ impl Reporter {
     #[must_use]
     pub fn notes(&self) -> Notes {
         self.notes.clone()
-    }
-
-    /// The run so far.
-    #[must_use]
-    pub fn view(&self) -> View {
-        locked(&self.shared).view(now_ms())
     }
 
     /// Waits until every event is consumed, once all senders are dropped, and draws for the last time.

@@ -9,7 +9,6 @@ use super::{
 };
 use crate::domain::{Instance, InstanceId};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::{
     collections::HashMap,
     fs::File,
@@ -29,7 +28,6 @@ pub struct Instances {
     ids: Vec<InstanceId>,
     spans: Vec<(u64, u32)>,
     positions: HashMap<InstanceId, u32>,
-    digest: String,
 }
 
 /// First line of the index beside the rows; the other lines are [`IndexLine`]s.
@@ -38,7 +36,6 @@ struct IndexHead {
     /// Length of the file with the rows.
     bytes: u64,
     rows: u64,
-    digest: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -74,7 +71,6 @@ pub struct InstancesWriter {
     out: BufWriter<File>,
     frames: FrameWriter,
     index: Vec<IndexLine>,
-    digest: Sha256,
     offset: u64,
 }
 
@@ -87,14 +83,13 @@ impl InstancesWriter {
         let fail = |e: std::io::Error| StoreError::io("write", &temp, &e);
         let out = BufWriter::new(File::create(&temp).map_err(fail)?);
         let frames = FrameWriter::new(1).map_err(fail)?;
-        Ok(InstancesWriter { path, temp, out, frames, index: Vec::new(), digest: Sha256::new(), offset: 0 })
+        Ok(InstancesWriter { path, temp, out, frames, index: Vec::new(), offset: 0 })
     }
 
     /// # Errors
     /// Where the row cannot be written.
     pub fn push(&mut self, instance: &Instance) -> Result<(), StoreError> {
         let row = super::json_line(instance);
-        self.digest.update(&row);
         let fail = |e: std::io::Error| StoreError::io("write", &self.temp, &e);
         let frame = self.frames.frame(&row).map_err(fail)?;
         let len = u32::try_from(frame.len()).map_err(|_| too_large(&instance.instance_id, frame.len() as u64))?;
@@ -112,8 +107,7 @@ impl InstancesWriter {
         let fail = |e: std::io::Error| StoreError::io("write", &self.temp, &e);
         self.out.flush().and_then(|()| self.out.get_ref().sync_all()).map_err(fail)?;
         files::put_in_place(&self.temp, &self.path)?;
-        let digest = format!("{:x}", self.digest.finalize());
-        write_index(&self.path, &IndexHead { bytes: self.offset, rows: self.index.len() as u64, digest }, &self.index)
+        write_index(&self.path, &IndexHead { bytes: self.offset, rows: self.index.len() as u64 }, &self.index)
     }
 }
 
@@ -141,31 +135,25 @@ impl Instances {
         let fail = |e: std::io::Error| StoreError::io("read", &path, &e);
         let file = File::open(&path).map_err(fail)?;
         let bytes = file.metadata().map_err(fail)?.len();
-        let (head, index) = match read_index(&path).filter(|(head, _)| head.bytes == bytes) {
-            Some(found) => found,
+        let index = match read_index(&path).filter(|(head, _)| head.bytes == bytes) {
+            Some((_, index)) => index,
             None => {
                 let (head, index) = scan_frames(&path)?;
                 // Only a shortcut: a directory that cannot be written can still be read.
                 let _ = write_index(&path, &head, &index);
-                (head, index)
+                index
             }
         };
         let positions: HashMap<_, _> = (0..).zip(&index).map(|(i, line)| (line.id.clone(), i)).collect();
         let spans = index.iter().map(|line| (line.offset, line.len)).collect();
         let ids = index.into_iter().map(|line| line.id).collect();
-        Ok(Instances { path, file, ids, spans, positions, digest: head.digest })
+        Ok(Instances { path, file, ids, spans, positions })
     }
 
     /// In the order of the dataset.
     #[must_use]
     pub fn ids(&self) -> &[InstanceId] {
         &self.ids
-    }
-
-    /// As the scan's: SHA-256 of the instances as JSON lines, which is what `zstdcat` writes of the file.
-    #[must_use]
-    pub fn digest(&self) -> &str {
-        &self.digest
     }
 
     /// Reads one instance from disk.
@@ -198,16 +186,14 @@ fn scan_frames(path: &Path) -> Result<(IndexHead, Vec<IndexLine>), StoreError> {
         instance_id: InstanceId,
     }
     let mut frames = Frames::open(path, MAX_RECORD_BYTES)?;
-    let mut digest = Sha256::new();
     let mut index = Vec::new();
     let mut bytes = 0;
     while let Some((Span { offset, len }, row)) = frames.next()? {
         let damaged = |problem: String| StoreError::damaged(path, format!("byte {offset}"), problem);
         let Id { instance_id: id } = serde_json::from_slice(row).map_err(|e| damaged(e.to_string()))?;
-        digest.update(row);
         let len = u32::try_from(len).map_err(|_| too_large(&id, len))?;
         bytes = offset + u64::from(len);
         index.push(IndexLine { id, offset, len });
     }
-    Ok((IndexHead { bytes, rows: index.len() as u64, digest: format!("{:x}", digest.finalize()) }, index))
+    Ok((IndexHead { bytes, rows: index.len() as u64 }, index))
 }

@@ -68,18 +68,9 @@ impl Manifest {
     pub fn write(&self, layout: &Layout, disk: &Disk) -> Result<(), StoreError> {
         files::replace(&layout.manifest(), disk, &super::json_line(self))
     }
-
-    /// The manifest of the run as the journal has it: checksums come from the file where its figures are those of the state, and
-    /// are taken anew elsewhere.
-    ///
-    /// # Errors
-    /// Where a shard cannot be read.
-    pub fn rebuild(layout: &Layout, run: &str, state: &State) -> Result<Self, StoreError> {
-        Ok(Self::new(run, state, &digests(layout, run, state, |_| true)?))
-    }
 }
 
-/// Checksums of the shards that are wanted.
+/// Checksums of the shards that are wanted: out of the file where its figures are those of the state, else taken anew.
 ///
 /// # Errors
 /// Where a shard cannot be read.

@@ -18,6 +18,7 @@ pub mod shard;
 pub mod spool;
 pub mod state;
 pub mod summary;
+mod view;
 mod writer;
 
 pub use dataset::DatasetError;
@@ -30,9 +31,10 @@ pub use run_dir::{Layout, Plan, RunDir, RunInfo};
 pub use spool::SpoolWriter;
 pub use state::State;
 pub use summary::Summary;
+pub use view::View;
 
 use crate::domain::{AttemptId, Entry, EpisodeId, Failure, InstanceId, Trajectory, event::Outcome};
-use fact::{Committed, Fact};
+use fact::Fact;
 use journal::{JOURNAL_FORMAT, Journal};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -225,12 +227,13 @@ impl Store {
     }
 
     /// The entries of an interrupted attempt; [`crate::domain::Transcript::replay`] makes its transcript of them. Empty where the
-    /// crash came before the first entry was whole: [`Self::discard_spool`] then.
+    /// crash came before the first entry was whole: [`Self::discard_spool`] then. Of a damaged spool, those before the damage; the
+    /// whole is kept beside it.
     ///
     /// # Errors
     /// Where the spool cannot be read.
     pub fn recover(&self, id: &AttemptId) -> Result<Vec<Entry>, StoreError> {
-        spool::read(&spool::path(self.dir.layout(), id), self.settings.max_record_bytes)
+        spool::recover(&spool::path(self.dir.layout(), id), &self.disk, self.settings.max_record_bytes)
     }
 
     /// Removes a spool that holds nothing worth a record.
@@ -249,12 +252,6 @@ impl Store {
     #[must_use]
     pub fn summary(&self) -> Summary {
         self.with_state(|state| Summary::new(self.dir.info(), state))
-    }
-
-    /// # Errors
-    /// Where the frame cannot be read.
-    pub fn read(&self, location: &Location) -> Result<Trajectory, StoreError> {
-        shard::read_at(self.dir.layout(), location, self.settings.max_record_bytes)
     }
 
     #[must_use]
@@ -288,58 +285,6 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         self.join();
-    }
-}
-
-/// A run as others may look at it, without its lock and while it is written.
-pub struct View {
-    pub layout: Layout,
-    pub info: RunInfo,
-    pub state: State,
-}
-
-impl View {
-    /// # Errors
-    /// Where the directory is no run, or damaged.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let layout = Layout::new(path);
-        let info = RunInfo::read(&layout)?;
-        let mut state = State::new(Instances::open(&layout)?.ids(), info.plan.samples);
-        let journal = layout.journal();
-        if journal.exists() {
-            journal::read(&journal, &mut fold(&journal, &info.run, &mut state))?;
-        }
-        Ok(View { layout, info, state })
-    }
-
-    #[must_use]
-    pub fn summary(&self) -> Summary {
-        Summary::new(&self.info, &self.state)
-    }
-
-    /// All committed attempts of an episode, in the order of their commits.
-    ///
-    /// # Errors
-    /// Where the run has no such episode, or the journal cannot be read.
-    pub fn attempts(&self, episode: &EpisodeId) -> Result<Vec<Committed>, StoreError> {
-        if self.state.episode(episode).is_none() {
-            return Err(StoreError::Unknown { id: episode.to_string() });
-        }
-        let mut attempts = Vec::new();
-        journal::read(&self.layout.journal(), &mut |_, fact| {
-            attempts.extend(match fact {
-                Fact::Committed(committed) if committed.id.episode == *episode => Some(committed),
-                _ => None,
-            });
-            Ok(())
-        })?;
-        Ok(attempts)
-    }
-
-    /// # Errors
-    /// Where the frame cannot be read.
-    pub fn read(&self, location: &Location) -> Result<Trajectory, StoreError> {
-        shard::read_at(&self.layout, location, Settings::default().max_record_bytes)
     }
 }
 

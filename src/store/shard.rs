@@ -4,7 +4,7 @@ use super::{
     StoreError,
     fact::{Location, Stream},
     files::{self, AppendFile, Disk},
-    frame::{self, Frames},
+    frame,
     run_dir::Layout,
     state::Shard,
 };
@@ -41,14 +41,6 @@ pub fn read_at(layout: &Layout, location: &Location, max_record_bytes: u64) -> R
     })?;
     let record = frame::decompress(&frame, max_record_bytes).map_err(|e| damaged(format!("the frame cannot be read: {e}")))?;
     serde_json::from_slice(&record).map_err(|e| damaged(format!("the record cannot be read: {e}")))
-}
-
-/// All records of a shard in order, as JSON lines; holds one at a time.
-///
-/// # Errors
-/// Where the file cannot be opened.
-pub fn records(path: &Path, max_record_bytes: u64) -> Result<Frames, StoreError> {
-    Frames::open(path, max_record_bytes)
 }
 
 /// The live shard of a stream: committed bytes, and behind them frames that wait for the journal.

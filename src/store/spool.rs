@@ -2,7 +2,7 @@
 
 use super::{
     StoreError,
-    files::{AppendFile, Disk},
+    files::{self, AppendFile, Disk},
     run_dir::Layout,
 };
 use crate::domain::{AttemptId, Entry};
@@ -98,27 +98,64 @@ pub fn list(layout: &Layout) -> Result<Vec<AttemptId>, StoreError> {
     Ok(ids)
 }
 
-/// Reads the whole entries. A last line that a crash tore is passed over.
-///
-/// # Errors
-/// Names the line where one before the last is no entry, or is over the limit.
-pub fn read(path: &Path, max_entry_bytes: u64) -> Result<Vec<Entry>, StoreError> {
+/// The whole entries, none where there is no spool, and the damage that ends them. A last line that a crash tore is passed over.
+fn read(path: &Path, max_entry_bytes: u64) -> Result<(Vec<Entry>, Option<StoreError>), StoreError> {
     let fail = |e: std::io::Error| StoreError::io("read", path, &e);
-    let mut input = BufReader::new(File::open(path).map_err(fail)?);
+    let mut input = match File::open(path) {
+        Ok(file) => BufReader::new(file),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), None)),
+        Err(e) => return Err(fail(e)),
+    };
     let mut entries = Vec::new();
     let mut line = Vec::new();
     loop {
         line.clear();
         input.by_ref().take(max_entry_bytes + 1).read_until(b'\n', &mut line).map_err(fail)?;
         if line.is_empty() {
-            return Ok(entries);
+            return Ok((entries, None));
         }
         let whole = line.last() == Some(&b'\n');
-        match serde_json::from_slice(&line) {
-            Ok(entry) if whole => entries.push(entry),
-            _ if input.fill_buf().map_err(fail)?.is_empty() => return Ok(entries),
-            Ok(_) => return Err(StoreError::damaged(path, format!("line {}", entries.len() + 1), "it is over the limit of an entry")),
-            Err(e) => return Err(StoreError::damaged(path, format!("line {}", entries.len() + 1), format!("no entry: {e}"))),
+        let problem = match serde_json::from_slice(&line) {
+            Ok(entry) if whole => {
+                entries.push(entry);
+                continue;
+            }
+            _ if input.fill_buf().map_err(fail)?.is_empty() => return Ok((entries, None)),
+            Ok(_) => "it is over the limit of an entry".to_owned(),
+            Err(e) => format!("no entry: {e}"),
+        };
+        let damage = StoreError::damaged(path, format!("line {}", entries.len() + 1), problem);
+        return Ok((entries, Some(damage)));
+    }
+}
+
+/// Reads the whole entries. A file that is damaged before its last line is kept aside as `ID.damaged-N`, and the entries before
+/// the damage are the spool from then on.
+///
+/// # Errors
+/// Where the file cannot be read or kept.
+pub fn recover(path: &Path, disk: &Disk, max_entry_bytes: u64) -> Result<Vec<Entry>, StoreError> {
+    let (entries, damage) = read(path, max_entry_bytes)?;
+    if let Some(damage) = damage {
+        let aside = keep_aside(path)?;
+        files::replace(path, disk, &entries.iter().flat_map(super::json_line).collect::<Vec<u8>>())?;
+        tracing::warn!("{damage}; the {} entries before it are used, the whole is kept as {}", entries.len(), aside.display());
+    }
+    Ok(entries)
+}
+
+/// Gives the file a second name that no other has.
+fn keep_aside(path: &Path) -> Result<PathBuf, StoreError> {
+    let mut number = 0_u64;
+    loop {
+        number += 1;
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".damaged-{number}"));
+        let aside = path.with_file_name(name);
+        match fs::hard_link(path, &aside) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(StoreError::io("keep aside", path, &e)),
+            Ok(()) => return Ok(aside),
         }
     }
 }

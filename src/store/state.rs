@@ -1,6 +1,6 @@
 //! Where a run stands: a pure fold over the journal's facts, a few bytes an episode.
 
-use super::fact::{Committed, Fact, Stream};
+use super::fact::{Committed, Fact, Location, Stream};
 use crate::domain::{Attempt, AttemptId, Class, EpisodeId, ExitReason, Failure, InstanceId, Kind, Resolved, transcript::Usage};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -26,11 +26,19 @@ pub struct State {
 pub struct Episode {
     /// The highest number an attempt has had; 0: none was begun.
     last: u32,
-    attempts: u32,
     /// Bit n: attempt n + 1 is committed.
     committed: u64,
     reopened: bool,
     counting: Option<Counting>,
+    /// Where the counting attempt's row lies, and its tokens.
+    row: Row,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Row {
+    place: Option<(Stream, u32)>,
+    /// None until counted.
+    tokens: Option<u64>,
 }
 
 /// The attempt that counts for its episode, in short.
@@ -43,12 +51,6 @@ pub struct Counting {
 }
 
 impl Episode {
-    /// Committed attempts.
-    #[must_use]
-    pub fn attempts(&self) -> u32 {
-        self.attempts
-    }
-
     /// The number that the next attempt gets.
     #[must_use]
     pub fn next(&self) -> Attempt {
@@ -88,6 +90,18 @@ pub struct Shard {
     pub tokens: u64,
     pub loss_tokens: u64,
     /// Rows whose tokens are not counted yet.
+    pub uncounted: u64,
+    /// Of the trajectories.
+    pub superseded: Superseded,
+}
+
+/// Rows of a shard whose episode has a later attempt that counts: they are not to be trained on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Superseded {
+    pub rows: u64,
+    /// Of those that are counted.
+    pub tokens: u64,
+    /// Those that are not.
     pub uncounted: u64,
 }
 
@@ -192,12 +206,13 @@ impl State {
         shard.rows += 1;
         shard.bytes += location.len;
         shard.raw_bytes += committed.raw_bytes;
-        match (u64::try_from(outcome.tokens), u64::try_from(committed.loss_tokens)) {
-            (Ok(tokens), Ok(loss_tokens)) => {
+        let tokens = u64::try_from(outcome.tokens).ok().zip(u64::try_from(committed.loss_tokens).ok());
+        match tokens {
+            Some((tokens, loss_tokens)) => {
                 shard.tokens += tokens;
                 shard.loss_tokens += loss_tokens;
             }
-            _ => shard.uncounted += 1,
+            None => shard.uncounted += 1,
         }
         let attempt = id.attempt;
         match attempt.0 {
@@ -206,18 +221,37 @@ impl State {
                 self.late.insert((at as u32, n));
             }
         }
+        let mut superseded = Row { place: Some((location.stream, location.shard)), tokens: tokens.map(|(tokens, _)| tokens) };
         let episode = &mut self.episodes[at];
-        episode.attempts += 1;
         if outcome.counts && episode.counting.is_none_or(|c| c.attempt < attempt) {
             let failure = outcome.failure.as_ref().map(|f| f.kind);
             episode.counting = Some(Counting { attempt, exit_reason: outcome.exit_reason, resolved: outcome.resolved, failure });
             episode.reopened = false;
+            std::mem::swap(&mut superseded, &mut episode.row);
         }
+        self.supersede(superseded);
         self.totals.attempts += 1;
         self.totals.turns += u64::from(outcome.turns);
         self.totals.usage += outcome.usage;
         self.totals.cost_usd += outcome.cost_usd;
         Ok(())
+    }
+
+    /// What is in `attempts` never counted as a trajectory.
+    fn supersede(&mut self, Row { place, tokens }: Row) {
+        let Some(shard) = place.filter(|(stream, _)| *stream == Stream::Trajectories).and_then(|key| self.shards.get_mut(&key)) else {
+            return;
+        };
+        shard.superseded.rows += 1;
+        shard.superseded.tokens += tokens.unwrap_or(0);
+        shard.superseded.uncounted += u64::from(tokens.is_none());
+    }
+
+    /// Whether the record at this place is a trajectory that does not count: another attempt counts for its episode.
+    #[must_use]
+    pub fn is_superseded(&self, id: &AttemptId, location: &Location) -> bool {
+        let counting = self.episode(&id.episode).and_then(Episode::counting);
+        location.stream == Stream::Trajectories && counting.is_none_or(|counting| counting.attempt != id.attempt)
     }
 
     fn tick(&mut self, at_ms: u64) {
@@ -261,13 +295,6 @@ impl State {
                 (id, &self.episodes[i * self.samples as usize + sample as usize])
             })
         })
-    }
-
-    /// What a run has to do now: outstanding, and not of a quarantined instance.
-    #[must_use]
-    pub fn todo(&self) -> Vec<EpisodeId> {
-        let wanted = self.episodes().filter(|(id, e)| e.outstanding() && !self.quarantined.contains_key(&id.instance));
-        wanted.map(|(id, _)| id).collect()
     }
 
     /// Instances of which no other episode is begun, with the reason.

@@ -48,20 +48,28 @@ pub struct Episodes {
     /// An attempt counts, and the episode was not reopened since.
     pub committed: u64,
     pub outstanding: u64,
-    /// Of the outstanding: their instance is quarantined, so they are not begun.
+    /// Of the outstanding: their instance is quarantined. The engine does not begin them but records each as a failure of class
+    /// `task`, so none are left where a run came to its end.
     pub quarantined: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardSummary {
     pub file: String,
+    /// Those that train: what is superseded is neither here nor in `tokens` and `uncounted`. Of `attempt_shards`, all.
     pub trajectories: u64,
-    /// Compressed.
+    /// Compressed, of all that lies in the file.
     pub bytes: u64,
     /// Of the trajectories that are counted.
     pub tokens: u64,
     /// Trajectories whose tokens are not counted yet.
     pub uncounted: u64,
+    /// Trajectories in the file that do not count any more: a rerun's attempt does in their place.
+    #[serde(default)]
+    pub superseded: u64,
+    /// Of the superseded that are counted.
+    #[serde(default)]
+    pub superseded_tokens: u64,
 }
 
 impl Summary {
@@ -114,6 +122,15 @@ impl Summary {
 
 impl ShardSummary {
     fn new(file: String, shard: &Shard) -> Self {
-        ShardSummary { file, trajectories: shard.rows, bytes: shard.bytes, tokens: shard.tokens, uncounted: shard.uncounted }
+        let gone = shard.superseded;
+        ShardSummary {
+            file,
+            trajectories: shard.rows - gone.rows,
+            bytes: shard.bytes,
+            tokens: shard.tokens - gone.tokens,
+            uncounted: shard.uncounted - gone.uncounted,
+            superseded: gone.rows,
+            superseded_tokens: gone.tokens,
+        }
     }
 }

@@ -15,6 +15,6 @@ mod vocab;
 
 pub use mask::{ByRole, Counter, Counts};
 pub use report::{Report, ShardTokens};
-pub use scan::{ScanError, ScanSettings, scan};
+pub use scan::{ScanError, ScanSettings, Source, scan, shards};
 pub use template::{Target, TemplateError};
 pub use tokenizer::{Tokenizer, TokenizerError};

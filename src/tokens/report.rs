@@ -21,7 +21,10 @@ pub struct ShardTokens {
     /// The path; `total` for the sum.
     pub file: String,
     pub trajectories: u64,
-    /// Of these, with `resolved` 1.
+    /// Not among them and in no other figure: trajectories in whose place a rerun's count.
+    #[serde(default)]
+    pub superseded: u64,
+    /// Of the trajectories, with `resolved` 1.
     pub resolved: u64,
     /// Model responses.
     pub turns: u64,
@@ -60,6 +63,7 @@ pub struct Over {
 /// Sums over trajectories, in any order.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tally {
+    superseded: u64,
     resolved: u64,
     turns: u64,
     loss_tokens: u64,
@@ -79,7 +83,12 @@ impl Tally {
         self.each.push(counts.total);
     }
 
+    pub(super) fn leave_out(&mut self) {
+        self.superseded += 1;
+    }
+
     pub(super) fn merge(&mut self, other: &Tally) {
+        self.superseded += other.superseded;
         self.resolved += other.resolved;
         self.turns += other.turns;
         self.loss_tokens += other.loss_tokens;
@@ -96,6 +105,7 @@ impl Tally {
         ShardTokens {
             file,
             trajectories: each.len() as u64,
+            superseded: self.superseded,
             resolved: self.resolved,
             turns: self.turns,
             tokens: each.iter().sum(),

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::{
     borrow::Cow,
+    collections::HashSet,
     fs::File,
     io::{self, BufRead, BufReader, Read},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -54,16 +55,33 @@ fn shown(id: &str) -> String {
     if id.is_empty() { String::new() } else { format!(" ({id})") }
 }
 
-/// The shard files that the paths stand for: a directory's trajectories, a file itself, in order.
+/// A shard file, and what of it is counted.
+#[derive(Debug, Clone)]
+pub struct Source {
+    pub path: PathBuf,
+    /// Only so many bytes from its beginning; a shorter file is damaged. None: all.
+    pub bytes: Option<u64>,
+    /// Trajectories that are not counted but as superseded, by their ids.
+    pub leave_out: Arc<HashSet<String>>,
+}
+
+impl From<PathBuf> for Source {
+    /// The file as it lies.
+    fn from(path: PathBuf) -> Self {
+        Source { path, bytes: None, leave_out: Arc::default() }
+    }
+}
+
+/// The shard files that the paths stand for, as they lie: a directory's trajectories, a file itself, in order.
 ///
 /// # Errors
 /// Where a path cannot be read, or a directory has none.
-pub fn shards(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ScanError> {
+pub fn shards(paths: &[PathBuf]) -> Result<Vec<Source>, ScanError> {
     let mut files = Vec::new();
     for path in paths {
         let read = |source| ScanError::Read { path: path.clone(), source };
         if !std::fs::metadata(path).map_err(read)?.is_dir() {
-            files.push(path.clone());
+            files.push(path.clone().into());
             continue;
         }
         let folder = Some(path.join("shards")).filter(|shards| shards.is_dir()).unwrap_or_else(|| path.clone());
@@ -80,22 +98,21 @@ pub fn shards(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ScanError> {
             return Err(ScanError::NoShards { path: path.clone() });
         }
         found.sort();
-        files.append(&mut found);
+        files.extend(found.into_iter().map(Source::from));
     }
     Ok(files)
 }
 
-/// Counts every trajectory of the shards that the paths stand for.
+/// Counts every trajectory of the sources.
 ///
 /// # Errors
 /// Of the first shard in order that cannot be read or holds what is no trajectory.
-pub fn scan(paths: &[PathBuf], counter: &Counter, settings: &ScanSettings) -> Result<Report, ScanError> {
-    let files = shards(paths)?;
+pub fn scan(files: &[Source], counter: &Counter, settings: &ScanSettings) -> Result<Report, ScanError> {
     let threads = match settings.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
-    let feed = Feed::new(&files, threads, settings);
+    let feed = Feed::new(files, threads, settings);
     let work = |first: usize| move |feed: &Feed<'_>| feed.work(first, counter);
     let results: Vec<_> = std::thread::scope(|scope| {
         let feed = &feed;
@@ -118,13 +135,13 @@ pub fn scan(paths: &[PathBuf], counter: &Counter, settings: &ScanSettings) -> Re
         tokenizer: counter.tokenizer.name().to_owned(),
         tokenizer_digest: counter.tokenizer.digest().to_owned(),
         total: total.finish("total".into()),
-        shards: tallies.into_iter().zip(&files).map(|(tally, file)| tally.finish(file.display().to_string())).collect(),
+        shards: tallies.into_iter().zip(files).map(|(tally, file)| tally.finish(file.path.display().to_string())).collect(),
     })
 }
 
 /// The shards as a source of batches. A lane reads one file after another; several keep a single decompressor from being the limit.
 struct Feed<'s> {
-    files: &'s [PathBuf],
+    files: &'s [Source],
     settings: &'s ScanSettings,
     next_file: AtomicUsize,
     lanes: Vec<Mutex<Option<Shard>>>,
@@ -145,7 +162,7 @@ struct Batch {
 type Failed = Option<(usize, ScanError)>;
 
 impl<'s> Feed<'s> {
-    fn new(files: &'s [PathBuf], threads: usize, settings: &'s ScanSettings) -> Self {
+    fn new(files: &'s [Source], threads: usize, settings: &'s ScanSettings) -> Self {
         let lanes = threads.div_ceil(THREADS_PER_LANE).min(files.len());
         let lanes = (0..lanes).map(|_| Mutex::new(None)).collect();
         Feed { files, settings, next_file: AtomicUsize::new(0), lanes, stop: AtomicBool::new(false) }
@@ -176,8 +193,8 @@ impl<'s> Feed<'s> {
         loop {
             if lane.is_none() {
                 let file = self.next_file.fetch_add(1, Ordering::Relaxed);
-                let Some(path) = self.files.get(file) else { return Ok(None) };
-                *lane = Some(Shard::open(path, file).map_err(|error| (file, error))?);
+                let Some(source) = self.files.get(file) else { return Ok(None) };
+                *lane = Some(Shard::open(source, file).map_err(|error| (file, error))?);
             }
             let Some(shard) = lane.as_mut() else { continue };
             let batch = shard.read(self.settings).map_err(|error| (shard.file, error))?;
@@ -189,12 +206,17 @@ impl<'s> Feed<'s> {
     }
 
     fn count(&self, batch: &Batch, counter: &Counter, tally: &mut Tally) -> Result<(), ScanError> {
+        let Source { path, leave_out, .. } = &self.files[batch.file];
         for (record, line) in (batch.first..).zip(batch.lines.split_inclusive(|byte| *byte == b'\n')) {
             if line.trim_ascii().is_empty() {
                 continue;
             }
-            let fail = |id: String, why: String| ScanError::Record { path: self.files[batch.file].clone(), record, id, why };
+            let fail = |id: String, why: String| ScanError::Record { path: path.clone(), record, id, why };
             let row: Row = serde_json::from_slice(line).map_err(|e| fail(String::new(), e.to_string()))?;
+            if leave_out.contains(row.trajectory_id.as_ref()) {
+                tally.leave_out();
+                continue;
+            }
             let counts = row.count(counter).map_err(|e| fail(row.trajectory_id.to_string(), e.to_string()))?;
             tally.add(&counts, row.resolved);
         }
@@ -240,10 +262,20 @@ struct Shard {
 }
 
 impl Shard {
-    fn open(path: &Path, file: usize) -> Result<Self, ScanError> {
-        let read = |source| ScanError::Read { path: path.to_owned(), source };
+    fn open(Source { path, bytes, .. }: &Source, file: usize) -> Result<Self, ScanError> {
+        let read = |source| ScanError::Read { path: path.clone(), source };
+        let inner = File::open(path).map_err(read)?;
+        if let Some(bytes) = bytes {
+            let found = inner.metadata().map_err(read)?.len();
+            if found < *bytes {
+                let source =
+                    io::Error::new(io::ErrorKind::UnexpectedEof, format!("{bytes} bytes are committed, the file has only {found}"));
+                return Err(ScanError::Damaged { path: path.clone(), record: 0, offset: found, source });
+            }
+        }
         let offset = Arc::new(AtomicU64::new(0));
-        let mut raw = BufReader::with_capacity(1 << 17, Measured { inner: File::open(path).map_err(read)?, read: Arc::clone(&offset) });
+        let inner = inner.take(bytes.unwrap_or(u64::MAX));
+        let mut raw = BufReader::with_capacity(1 << 17, Measured { inner, read: Arc::clone(&offset) });
         let reader: Box<dyn BufRead + Send> = match raw.fill_buf().map_err(read)? {
             [0x1f, 0x8b, ..] => Box::new(BufReader::with_capacity(1 << 17, flate2::bufread::MultiGzDecoder::new(raw))),
             // A frame, or a skippable frame.
@@ -252,7 +284,7 @@ impl Shard {
             }
             _ => Box::new(raw),
         };
-        Ok(Shard { path: path.to_owned(), file, records: 0, offset, reader })
+        Ok(Shard { path: path.clone(), file, records: 0, offset, reader })
     }
 
     /// Whole lines, about a batch of them; empty at the end.
@@ -282,7 +314,7 @@ impl Shard {
 
 /// Counts what is read of the file.
 struct Measured {
-    inner: File,
+    inner: io::Take<File>,
     read: Arc<AtomicU64>,
 }
 

@@ -1,15 +1,15 @@
-//! Snapshot, diff and apply, on the files as they lie: the agent's repository is neither read nor changed.
+//! Snapshot and diff, on the files as they lie: the agent's repository is neither read nor changed, and nothing of the image is needed.
 //!
-//! A snapshot stores content and names of all files as git objects; the diff compares two such trees with the image's git.
+//! A snapshot stores content and names of all files; the diff compares a second look with it, in this process alone: whatever
+//! the agent has done to the image's programs, its work can be taken.
 //! Files whose inode, size and times are those of the snapshot are not read again.
 
 use super::files::invalid;
-use super::git::{Repository, nameless_file, storage};
-use super::pack::{self, Oid, Pack, Type, Writer};
-use super::process::Processes;
+use super::git::{nameless_file, storage};
+use super::objects::{self, Oid, Store, Type};
+use super::patch::{self, Side};
 use super::protocol::{MAX_BLOB, OpError};
-use super::tree::{self, Content, Entry, Exclude, Stamp};
-use std::collections::HashSet;
+use super::tree::{self, Content, Entry, Exclude, Stamp, Walked};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +19,8 @@ use std::time::SystemTime;
 const MAX_STORED: u64 = 32 << 20;
 /// Larger files are known by size and times alone.
 const MAX_HASHED: u64 = 8 << 30;
+/// Most bytes of new content that a diff reads: seconds of hashing, and far more than fits into a diff that anybody keeps.
+const MAX_NEW: u64 = 1 << 30;
 /// Most snapshots of one sandbox; each holds its objects open.
 const MAX_SNAPSHOTS: usize = 64;
 
@@ -30,8 +32,7 @@ pub struct Shadow {
 
 #[derive(Debug, Default)]
 struct State {
-    packs: Vec<Pack>,
-    stored: HashSet<Oid>,
+    stores: Vec<Store>,
     snapshots: Vec<Arc<Snapshot>>,
 }
 
@@ -50,7 +51,7 @@ struct Recorded {
     oid: Oid,
     /// Whether an equal stamp later means equal content.
     settled: bool,
-    /// Whether the content is in a pack.
+    /// Whether the content is in a store.
     held: bool,
 }
 
@@ -73,53 +74,45 @@ impl Shadow {
             return Err(invalid(format!("{MAX_SNAPSHOTS} snapshots were taken in this sandbox, which is the limit")));
         }
         let base = state.snapshots.iter().rfind(|snapshot| snapshot.workdir == workdir).cloned();
-        let (snapshot, pack) = record(&state.stored, workdir, &Exclude::new(exclude)?, base.as_deref())?;
+        let walked = tree::walk(workdir, &Exclude::new(exclude)?)?;
+        let (snapshot, store) = record(&state.stores, workdir, walked, base.as_deref(), u64::MAX)?;
         let tree = snapshot.tree.to_string();
-        state.stored.extend(pack.oids());
-        state.packs.push(pack);
+        state.stores.push(store);
         state.snapshots.push(Arc::new(snapshot));
         Ok(tree)
     }
 
-    /// The git diff from a recorded tree to the files as they are.
-    pub fn diff(&self, processes: &Processes, workdir: &Path, tree: &str, exclude: &[String], max: u64) -> Result<Vec<u8>, OpError> {
+    /// The git diff from a recorded tree to the files as they are. No directory is a directory without files.
+    ///
+    /// # Errors
+    /// `TooLarge`, as soon as it is known; `Invalid` where the files cannot be read; `NoSpace`; `Failed` where the tree is unknown.
+    pub fn diff(&self, workdir: &Path, tree: &str, exclude: &[String], max: u64) -> Result<String, OpError> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let known = state.snapshots.iter().rfind(|snapshot| snapshot.tree.to_string() == tree && snapshot.workdir == workdir);
-        let base = known.ok_or_else(|| invalid(format!("no tree {tree} of {} was recorded in this sandbox", workdir.display())))?;
+        let unknown = || OpError::Failed { message: format!("no tree {tree} of {} was recorded in this sandbox", workdir.display()) };
+        let base = known.ok_or_else(unknown)?;
         let exclude = Exclude::new(exclude)?;
-        let (now, pack) = record(&state.stored, workdir, &exclude, Some(base))?;
-        if now.tree == base.tree {
-            return Ok(Vec::new());
-        }
+        let walked = if tree::is_gone(workdir) { Walked::default() } else { tree::walk(workdir, &exclude)? };
+        refuse_much(base, &walked, max)?;
+        let (now, store) = record(&state.stores, workdir, walked, Some(base), MAX_NEW)?;
         refuse_large(base, &now, max)?;
-        let repository = Repository::new()?;
-        for pack in state.packs.iter().chain([&pack]) {
-            pack.place(&repository.packs()).map_err(|e| storage("place objects for git", e))?;
-        }
-        let (from, to) = (base.tree.to_string(), now.tree.to_string());
-        let args = [
-            "diff-tree",
-            "-r",
-            "-p",
-            "--binary",
-            "--full-index",
-            "--no-renames",
-            "--no-color",
-            "--no-ext-diff",
-            "--no-textconv",
-            "--unified=3",
-            "--src-prefix=a/",
-            "--dst-prefix=b/",
-            &from,
-            &to,
-        ];
-        let gave = repository.git(processes, &args, None, b"", max.min(MAX_BLOB as u64))?;
-        match gave.output {
-            Some(_) if !gave.success => Err(OpError::Failed { message: format!("git could not compare the trees: {}", gave.message) }),
-            Some(diff) => Ok(diff),
-            None => Err(OpError::TooLarge { size: gave.total, max }),
+        write_patch(&state.stores, &store, base, &now, max.min(MAX_BLOB as u64))
+    }
+}
+
+/// What the sizes alone say before anything is read: content of another size than the recorded is new.
+fn refuse_much(base: &Snapshot, walked: &Walked, max: u64) -> Result<(), OpError> {
+    let mut new = 0u64;
+    for entry in &walked.entries {
+        let size = entry.stamp.size();
+        if base.get(&entry.path).is_none_or(|before| before.entry.stamp.size() != size) {
+            new = new.saturating_add(size);
+            if size > MAX_STORED || new > MAX_NEW {
+                return Err(OpError::TooLarge { size: new, max: max.min(MAX_STORED) });
+            }
         }
     }
+    Ok(())
 }
 
 /// Content that is not stored cannot be compared; where it changed, the diff would hold it whole.
@@ -129,11 +122,42 @@ fn refuse_large(base: &Snapshot, now: &Snapshot, max: u64) -> Result<(), OpError
     large.next().map_or(Ok(()), |file| Err(OpError::TooLarge { size: file.entry.stamp.size(), max: max.min(MAX_STORED) }))
 }
 
-/// Stores what is not stored yet, and the trees above it.
-fn record(stored: &HashSet<Oid>, workdir: &Path, exclude: &Exclude, base: Option<&Snapshot>) -> Result<(Snapshot, Pack), OpError> {
+/// The changes in the order of their paths.
+fn write_patch(stores: &[Store], new: &Store, base: &Snapshot, now: &Snapshot, max: u64) -> Result<String, OpError> {
+    let full = |e| storage("read the stored content", e);
+    let side = |file: &Recorded| -> io::Result<Side> {
+        for store in [new].into_iter().chain(stores) {
+            if let Some(content) = store.get(file.oid)? {
+                return Ok(Side { kind: file.entry.kind, oid: file.oid, content });
+            }
+        }
+        Err(io::ErrorKind::NotFound.into())
+    };
+    let mut out = String::new();
+    let (mut before, mut after) = (base.files.iter().peekable(), now.files.iter().peekable());
+    loop {
+        let path = match (before.peek(), after.peek()) {
+            (None, None) => return Ok(out),
+            (Some(one), None) | (None, Some(one)) => &one.entry.path,
+            (Some(one), Some(other)) => (&one.entry.path).min(&other.entry.path),
+        };
+        let old = before.next_if(|file| file.entry.path == *path);
+        let new = after.next_if(|file| file.entry.path == *path);
+        if old.map(|file| (file.entry.kind, file.oid)) == new.map(|file| (file.entry.kind, file.oid)) {
+            continue;
+        }
+        let (old, new) = (old.map(side).transpose().map_err(full)?, new.map(side).transpose().map_err(full)?);
+        patch::push(&mut out, path, old.as_ref(), new.as_ref()).map_err(full)?;
+        if out.len() as u64 > max {
+            return Err(OpError::TooLarge { size: out.len() as u64, max });
+        }
+    }
+}
+
+/// Stores what is not stored yet, at most about `max_new` bytes of it.
+fn record(stores: &[Store], workdir: &Path, walked: Walked, base: Option<&Snapshot>, max_new: u64) -> Result<(Snapshot, Store), OpError> {
     let full = |e| storage("store the files' content", e);
-    let walked = tree::walk(workdir, exclude)?;
-    let mut writer = Writer::new(nameless_file()?).map_err(full)?;
+    let mut new = Store::new(nameless_file()?);
     let mut files: Vec<Recorded> = Vec::with_capacity(walked.entries.len());
     for entry in walked.entries {
         let before = base.and_then(|base| base.get(&entry.path));
@@ -145,14 +169,17 @@ fn record(stored: &HashSet<Oid>, workdir: &Path, exclude: &Exclude, base: Option
         let settled = entry.stamp.is_settled(SystemTime::now());
         match tree::content(workdir, &entry, MAX_STORED) {
             Ok(Content::Held(bytes)) => {
-                let oid = pack::oid(Type::Blob, &bytes);
-                if !stored.contains(&oid) {
-                    writer.add(oid, Type::Blob, &bytes).map_err(full)?;
+                let oid = objects::oid(Type::Blob, &bytes);
+                if !stores.iter().any(|store| store.has(oid)) {
+                    new.add(oid, &bytes).map_err(full)?;
+                }
+                if new.size() > max_new {
+                    return Err(OpError::TooLarge { size: new.size(), max: max_new });
                 }
                 files.push(Recorded { entry, oid, settled, held: true });
             }
             Ok(Content::Large(file, size)) if size <= MAX_HASHED => {
-                let oid = pack::stream_oid(file, size).map_err(|e| storage("read a large file", e))?;
+                let oid = objects::stream_oid(file, size).map_err(|e| storage("read a large file", e))?;
                 files.push(Recorded { entry, oid, settled, held: false });
             }
             Ok(Content::Large(..)) => {
@@ -169,40 +196,31 @@ fn record(stored: &HashSet<Oid>, workdir: &Path, exclude: &Exclude, base: Option
         files.extend(base.into_iter().flat_map(|base| base.below(directory)).cloned());
     }
     files.sort_unstable_by(|a, b| a.entry.path.cmp(&b.entry.path));
-    let tree = store_trees(&files, |body| {
-        let oid = pack::oid(Type::Tree, body);
-        if !stored.contains(&oid) {
-            writer.add(oid, Type::Tree, body)?;
-        }
-        Ok(oid)
-    });
-    let tree = tree.map_err(full)?;
-    Ok((Snapshot { tree, workdir: workdir.to_owned(), files }, writer.finish().map_err(full)?))
+    Ok((Snapshot { tree: tree_oid(&files), workdir: workdir.to_owned(), files }, new))
 }
 
 /// A name for content that is never read.
 fn stamp_oid(stamp: &Stamp) -> Oid {
-    pack::oid(Type::Blob, format!("{stamp:?}").as_bytes())
+    objects::oid(Type::Blob, format!("{stamp:?}").as_bytes())
 }
 
-/// One tree object per directory, the innermost first. Order by path, with slashes, is git's own order of entries.
-fn store_trees(files: &[Recorded], mut store: impl FnMut(&[u8]) -> io::Result<Oid>) -> io::Result<Oid> {
+/// Git's name of the tree, from those of the directories in it, the innermost first. Order by path, with slashes, is git's own
+/// order of entries.
+fn tree_oid(files: &[Recorded]) -> Oid {
     let mut open: Vec<(&[u8], Vec<u8>)> = vec![(b"", Vec::new())];
-    let mut close = |open: &mut Vec<(&[u8], Vec<u8>)>| -> io::Result<()> {
+    let close = |open: &mut Vec<(&[u8], Vec<u8>)>| {
         if let Some((name, body)) = open.pop()
             && let Some((_, parent)) = open.last_mut()
         {
-            let oid = store(&body)?;
-            push_tree_entry(parent, "40000", name, oid);
+            push_tree_entry(parent, "40000", name, objects::oid(Type::Tree, &body));
         }
-        Ok(())
     };
     for file in files {
         let mut parts: Vec<&[u8]> = file.entry.path.split(|&b| b == b'/').collect();
         let name = parts.pop().unwrap_or_default();
         let shared = open[1..].iter().zip(&parts).take_while(|((open, _), part)| open == *part).count();
         while open.len() > shared + 1 {
-            close(&mut open)?;
+            close(&mut open);
         }
         open.extend(parts[shared..].iter().map(|part| (*part, Vec::new())));
         if let Some((_, body)) = open.last_mut() {
@@ -210,10 +228,9 @@ fn store_trees(files: &[Recorded], mut store: impl FnMut(&[u8]) -> io::Result<Oi
         }
     }
     while open.len() > 1 {
-        close(&mut open)?;
+        close(&mut open);
     }
-    let root = open.pop().map(|(_, body)| body).unwrap_or_default();
-    store(&root)
+    objects::oid(Type::Tree, &open.pop().map(|(_, body)| body).unwrap_or_default())
 }
 
 fn push_tree_entry(body: &mut Vec<u8>, mode: &str, name: &[u8], oid: Oid) {

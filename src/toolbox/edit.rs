@@ -1,7 +1,7 @@
 //! View and edit, as a model does it: by line numbers and by exact text. An edit keeps what it does not name:
 //! mode, owner, links, line ends, byte order mark, and bytes of any encoding.
 
-use super::files::{self, explain, invalid};
+use super::files::{self, Budget, explain, invalid};
 use super::protocol::OpError;
 use super::text;
 use std::collections::VecDeque;
@@ -9,11 +9,15 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Largest file that is edited, bytes.
 const MAX_FILE: u64 = 32 << 20;
 /// Most bytes of a view; the rest is named, not shown.
 const MAX_VIEW: usize = 1 << 20;
+/// Most bytes and longest time that a view reads to find its lines.
+const MAX_READ: u64 = 256 << 20;
+const VIEW_TIME: Duration = Duration::from_secs(20);
 /// Most entries of a directory view.
 const MAX_ENTRIES: usize = 4000;
 /// Lines shown on each side of an edit.
@@ -226,11 +230,18 @@ pub fn view(path: &Path, range: Option<(i64, i64)>) -> Result<Vec<u8>, OpError> 
         };
     }
     let (file, meta) = files::open(path)?;
-    let mut reader = BufReader::with_capacity(64 << 10, file);
+    let mut reader = BufReader::with_capacity(64 << 10, Budget::new(file, Instant::now() + VIEW_TIME, MAX_READ));
     if text::is_binary(reader.fill_buf().map_err(|e| explain(path, &e))?) {
         return Err(invalid(format!("{} is a binary file ({} bytes); use a command to look into it", path.display(), meta.len())));
     }
-    view_lines(path, reader, range)
+    let viewed = view_lines(path, &mut reader, range);
+    if reader.get_ref().is_spent() {
+        let (path, size) = (path.display(), meta.len());
+        return Err(invalid(format!(
+            "the lines are too far into {path} ({size} bytes) to be found here; use a command, such as tail -c +OFFSET {path} | head"
+        )));
+    }
+    viewed
 }
 
 fn view_lines(path: &Path, mut reader: impl BufRead, range: Option<(i64, i64)>) -> Result<Vec<u8>, OpError> {
@@ -257,15 +268,16 @@ fn view_lines(path: &Path, mut reader: impl BufRead, range: Option<(i64, i64)>) 
         if number < first {
             continue;
         }
-        if (last != -1 && number > last) || (out.len() + n > MAX_VIEW && !out.is_empty()) {
-            if last == -1 || number <= last {
-                out.extend_from_slice(format!("[cut: the view is over {MAX_VIEW} bytes; view from line {number} for more]\n").as_bytes());
-            }
+        if out.len() + n > MAX_VIEW && !out.is_empty() {
+            out.extend_from_slice(format!("[cut: the view is over {MAX_VIEW} bytes; view from line {number} for more]\n").as_bytes());
             return Ok(out);
         }
         text::push_numbered(&mut out, number as usize, &line);
         if cut {
             out.extend_from_slice(format!("[cut: line {number} is over {MAX_VIEW} bytes]\n").as_bytes());
+        }
+        if number == last {
+            return Ok(out);
         }
     }
     if first > number.max(1) {

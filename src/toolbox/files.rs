@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 /// Links of a symlink chain followed by hand.
 const MAX_LINKS: usize = 40;
@@ -45,6 +46,37 @@ pub fn open(path: &Path) -> Result<(File, Metadata), OpError> {
         return Err(invalid(format!("{} is no regular file", path.display())));
     }
     Ok((file, meta))
+}
+
+/// Reads on until its time or its bytes are used up: then reading is an error, and stays one.
+pub struct Budget<R> {
+    inner: R,
+    until: Instant,
+    left: u64,
+    spent: bool,
+}
+
+impl<R> Budget<R> {
+    pub fn new(inner: R, until: Instant, bytes: u64) -> Self {
+        Budget { inner, until, left: bytes, spent: false }
+    }
+
+    pub fn is_spent(&self) -> bool {
+        self.spent
+    }
+}
+
+impl<R: Read> Read for Budget<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.spent = self.spent || self.left == 0 || Instant::now() > self.until;
+        if self.spent {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let n = self.inner.read(&mut buffer[..most])?;
+        self.left -= n as u64;
+        Ok(n)
+    }
 }
 
 /// At most `max` bytes from `offset`, and the whole file's size.

@@ -50,12 +50,9 @@ pub struct Repository {
     directory: PathBuf,
 }
 
-/// What a git process gave.
+/// What a git process said.
 pub struct Gave {
     pub success: bool,
-    /// The first `cap` bytes of standard output, or none where there were more.
-    pub output: Option<Vec<u8>>,
-    pub total: u64,
     pub message: String,
 }
 
@@ -70,7 +67,7 @@ impl Repository {
         let directory = first_private(|path| DirBuilder::new().mode(0o700).create(path).map(|()| path.to_owned()));
         let repository = Repository { directory: directory.map_err(|e| storage("make a private directory", e))? };
         let fill = || -> io::Result<()> {
-            for sub in ["refs", "info", "objects/pack", "objects/info"] {
+            for sub in ["refs", "info", "objects"] {
                 fs::create_dir_all(repository.directory.join(sub))?;
             }
             fs::write(repository.directory.join("HEAD"), "ref: refs/heads/none\n")?;
@@ -81,12 +78,8 @@ impl Repository {
         Ok(repository)
     }
 
-    pub fn packs(&self) -> PathBuf {
-        self.directory.join("objects/pack")
-    }
-
-    /// Runs git with these arguments. Without a work tree it runs in the repository itself.
-    pub fn git(&self, processes: &Processes, args: &[&str], work_tree: Option<&Path>, stdin: &[u8], cap: u64) -> Result<Gave, OpError> {
+    /// Runs git with these arguments on the files below `work_tree`.
+    pub fn git(&self, processes: &Processes, args: &[&str], work_tree: &Path, stdin: &[u8]) -> Result<Gave, OpError> {
         let mark = format!("git.{}.{}", std::process::id(), unique());
         let mut env: Vec<Variable> = std::env::vars_os().filter(|(name, _)| !name.as_encoded_bytes().starts_with(b"GIT_")).collect();
         let git = find_in_usual_places("git", &env).ok_or_else(no_git)?;
@@ -103,16 +96,14 @@ impl Repository {
         for name in ["GIT_DIR", "HOME", "XDG_CONFIG_HOME", "TMPDIR"] {
             set(&mut env, name, &self.directory);
         }
-        if let Some(work_tree) = work_tree {
-            set(&mut env, "GIT_WORK_TREE", work_tree);
-        }
+        set(&mut env, "GIT_WORK_TREE", work_tree);
         let (reader, stdout) = output_pipe()?;
         let mut said = memory("stderr", b"")?;
         let launch = Launch {
             program: git,
             args: ["git"].iter().chain(args).map(OsString::from).collect(),
             env,
-            cwd: work_tree.unwrap_or(&self.directory).to_owned(),
+            cwd: work_tree.to_owned(),
             stdin: input(stdin)?,
             stdout,
             stderr: said.try_clone().map_err(|e| failed("make a descriptor", e))?.into(),
@@ -120,7 +111,7 @@ impl Repository {
         let child = processes.spawn(&launch).map_err(|e| failed("start git", e))?;
         drop(launch);
 
-        let mut kept = Kept::new(cap as usize);
+        let mut kept = Kept::new(0);
         if watch(&reader, &child, Some(Instant::now() + TIME), &mut kept) == Watched::Deadline {
             processes.kill(Target { child: &child, mark: &mark });
             return Err(OpError::Failed { message: format!("git {} took longer than {} s", args[0], TIME.as_secs()) });
@@ -128,18 +119,15 @@ impl Repository {
         take_ready(&reader, &mut kept);
         let mut message = Vec::new();
         said.rewind().and_then(|()| said.take(MAX_MESSAGE).read_to_end(&mut message)).map_err(|e| failed("read git's message", e))?;
-        let total = kept.total();
         Ok(Gave {
             success: child.status().is_some_and(|status| status.success()),
-            output: (total <= cap).then(|| kept.finish().0),
-            total,
             message: String::from_utf8_lossy(&message).trim().to_owned(),
         })
     }
 }
 
 fn no_git() -> OpError {
-    let message = "the image has no git, which taking and applying a diff need; install it in the image";
+    let message = "the image has no git, which applying a diff needs; install it in the image";
     OpError::Failed { message: message.to_owned() }
 }
 

@@ -111,8 +111,20 @@ impl Processes {
         true
     }
 
-    /// Kills all descendants of this process.
+    /// Kills all descendants of this process, and as the first process of a sandbox all others in it; returns when none is
+    /// left, or after a time where one cannot die.
     pub fn kill_all(&self) {
+        let first = std::process::id() == 1;
+        let give_up = Instant::now() + KILL_TIME;
+        while first && Instant::now() < give_up {
+            // All at once: nothing can fork away from it. A process that is being started meanwhile is found the next time.
+            // SAFETY: a plain system call; here -1 names every process of the sandbox but this one.
+            unsafe { libc::kill(-1, libc::SIGKILL) };
+            if !read_processes().iter().any(|p| p.alive && p.pid != 1) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let _table = self.table();
         kill_until_gone(descendants);
     }

@@ -64,11 +64,14 @@ pub enum Op {
     /// Records the state of the files below `workdir` (tracked, untracked and ignored; not those that match `exclude`)
     /// without touching its repository. Answer: `Tree`.
     Snapshot { workdir: String, exclude: Vec<String> },
-    /// A binary-safe git diff from the recorded tree to the files as they are now. Blob out: the diff.
-    /// Longer than `max` bytes is `OpError::TooLarge`. Answer: `Done`.
-    Diff { workdir: String, tree: String, exclude: Vec<String>, max: u64 },
-    /// Applies a git diff whole or not at all. Blob in: the diff. Answer: `Done`, or `OpError::Rejected` in git's words.
-    Apply { workdir: String },
+    /// A git diff from the recorded tree to the files as they are now, always UTF-8; no `workdir` is one without files.
+    /// `settle`: everything that commands left running is killed first. Blob out: the diff.
+    /// Longer than `max` bytes is `OpError::TooLarge`; files that cannot be looked at, `Invalid`. Answer: `Done`.
+    Diff { workdir: String, tree: String, exclude: Vec<String>, max: u64, settle: bool },
+    /// Applies a git diff. Blob in: the diff. Answer: `Done`, or `OpError::Rejected` in git's words, and then nothing was changed.
+    /// Files that match `exclude` give way where the diff puts a file in place of their directory.
+    /// Only `OpError::NoSpace` and `Failed` can leave files half changed.
+    Apply { workdir: String, exclude: Vec<String> },
     /// Answer: `Usage`.
     Usage,
 }

@@ -1,6 +1,6 @@
 //! Content search and file names, with ripgrep's own crates; bounded in results, bytes and time.
 
-use super::files::invalid;
+use super::files::{self, Budget, invalid};
 use super::protocol::{OpError, Search};
 use globset::{GlobBuilder, GlobMatcher};
 use grep_matcher::Matcher;
@@ -13,12 +13,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// After this a search says that it stopped, and shows what it has.
-const TIME: Duration = Duration::from_secs(60);
+const TIME: Duration = Duration::from_secs(20);
+/// Most bytes read of one file.
+const MAX_READ: u64 = 256 << 20;
 /// Longest line shown, bytes.
 const MAX_LINE: usize = 500;
 /// Longest line held, bytes; a file with a longer one is left out from there on.
 const MAX_HEAP: usize = 16 << 20;
 const MAX_CONTEXT: u64 = 50;
+/// Most files named that were too large to be searched whole.
+const MAX_UNREAD: usize = 10;
 /// Most paths that a listing holds in order to sort them.
 const MAX_LISTED: usize = 1 << 20;
 
@@ -57,6 +61,7 @@ pub fn search(search: &Search, root: &Path, shown_as: &str) -> Result<Found, OpE
         until: Instant::now() + TIME,
     };
     exists(root)?;
+    let mut unread: Vec<String> = Vec::new();
     for entry in walk(root, true) {
         let Ok(entry) = entry else { continue };
         if hits.late() {
@@ -65,10 +70,25 @@ pub fn search(search: &Search, root: &Path, shown_as: &str) -> Result<Found, OpE
         let wanted = glob.as_ref().is_none_or(|glob| glob.is_match(below(root, entry.path())));
         if entry.file_type().is_some_and(|t| t.is_file()) && wanted {
             hits.path = shown(root, shown_as, entry.path()).as_os_str().as_bytes().to_vec();
+            let Ok((file, _)) = files::open(entry.path()) else { continue };
+            let mut file = Budget::new(file, hits.until, MAX_READ);
             // A file that cannot be read, or whose lines are too long, does not end the search.
-            let _ = searcher.search_path(&matcher, entry.path(), &mut hits);
+            let _ = searcher.search_reader(&matcher, &mut file, &mut hits);
+            if file.is_spent() && !hits.late() {
+                let path = String::from_utf8_lossy(&hits.path).into_owned();
+                unread.push(format!(
+                    "[only the first {MAX_READ} bytes of {path} were searched; use a command, such as tail -c, for the rest]\n"
+                ));
+            }
         }
     }
+    let stopped = hits.late() || !unread.is_empty();
+    if stopped && hits.total == 0 {
+        let seconds = TIME.as_secs();
+        let message = unread.pop().unwrap_or_else(|| format!("nothing was found in {seconds} s, and not everything was searched"));
+        return Err(invalid(format!("{}; search in a smaller directory, or use a command", message.trim())));
+    }
+    unread.iter().take(MAX_UNREAD).for_each(|note| hits.text.extend_from_slice(note.as_bytes()));
     if hits.late() {
         hits.text.extend_from_slice(format!("[stopped after {} s; search in a smaller directory]\n", TIME.as_secs()).as_bytes());
     }

@@ -231,9 +231,14 @@ impl Toolbox {
                 let tree = self.shadow.snapshot(&at(&workdir), &exclude)?;
                 Ok((Answer::Tree { tree }, Vec::new()))
             }
-            Op::Diff { workdir, tree, exclude, max } => done(self.shadow.diff(&self.processes, &at(&workdir), &tree, &exclude, max)?),
-            Op::Apply { workdir } => {
-                apply::apply(&self.processes, &at(&workdir), blob)?;
+            Op::Diff { workdir, tree, exclude, max, settle } => {
+                if settle {
+                    self.processes.kill_all();
+                }
+                done(self.shadow.diff(&at(&workdir), &tree, &exclude, max)?.into_bytes())
+            }
+            Op::Apply { workdir, exclude } => {
+                apply::apply(&self.processes, &at(&workdir), blob, &exclude)?;
                 done(Vec::new())
             }
         }

@@ -107,6 +107,14 @@ impl Exclude {
     }
 }
 
+/// Whether there is no directory at `root`, as told apart from one that cannot be looked at.
+pub fn is_gone(root: &Path) -> bool {
+    match fs::metadata(root) {
+        Ok(meta) => !meta.is_dir(),
+        Err(e) => matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)),
+    }
+}
+
 /// All regular files and links below `root`, through nested repositories but never into a repository's own data.
 pub fn walk(root: &Path, exclude: &Exclude) -> Result<Walked, OpError> {
     match fs::metadata(root) {

@@ -8,7 +8,10 @@ use std::{
     thread::JoinHandle,
     time::Duration,
 };
-use sweroll::endpoint::server::{Playbook, Server, Settings, Stat};
+use sweroll::{
+    endpoint::server::{Playbook, Server, Settings, Stat},
+    tools::{Bounds, CallFormat, Toolset, builtin, inline},
+};
 
 /// A server that lives as long as this.
 pub struct Rehearsal {
@@ -158,4 +161,11 @@ pub fn sweroll() -> Value {
         tool("search", &[("pattern", text()), ("glob", text()), ("path", text())], &[]),
         tool("submit", &[], &[]),
     ])
+}
+
+/// A system prompt that lists the tools of a scaffold, as the agent writes it: no schemas are sent.
+pub fn listed(scaffold: &str) -> Value {
+    let schemas = builtin::schemas(scaffold).unwrap().iter().copied();
+    let toolset = Toolset::parse(schemas, CallFormat::Inline, Bounds::default()).unwrap();
+    json!(format!("You mend code.\n\n{}", inline::describe(&toolset)))
 }

@@ -30,7 +30,7 @@ use sweroll::{
         frame::Frames,
         instances::{self, InstancesWriter},
         journal::{self, Journal},
-        rerun,
+        manifest, rerun,
         run_dir::differences,
     },
 };
@@ -171,6 +171,17 @@ fn read_facts(path: &Path) -> Result<Vec<Fact>, StoreError> {
     Ok(facts)
 }
 
+/// The episodes that are still to be done.
+fn outstanding(state: &State) -> Vec<EpisodeId> {
+    state.episodes().filter(|(_, episode)| episode.outstanding()).map(|(id, _)| id).collect()
+}
+
+/// The manifest as it should be: checksums from the file where they are still good, else taken anew.
+fn manifest_of(view: &View) -> Manifest {
+    let digests = manifest::digests(&view.layout, &view.info.run, &view.state, |_| true).unwrap();
+    Manifest::new(&view.info.run, &view.state, &digests)
+}
+
 /// Every record that the journal knows is readable exactly once, the shards hold nothing else, and the manifest tells the truth.
 fn check_run(root: &Path) -> HashSet<AttemptId> {
     use sha2::Digest;
@@ -198,7 +209,7 @@ fn check_run(root: &Path) -> HashSet<AttemptId> {
             assert_eq!(view.read(&fact.location).unwrap(), row);
         }
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        let manifest = Manifest::rebuild(&view.layout, &view.info.run, &view.state).unwrap();
+        let manifest = manifest_of(&view);
         let entry = manifest.shards.iter().find(|s| s.file == name).unwrap();
         assert_eq!((entry.bytes, entry.sha256.clone()), (bytes.len() as u64, format!("{:x}", sha2::Sha256::digest(&bytes))));
     }
@@ -212,7 +223,7 @@ fn commits_are_read_back_and_resumed() {
     let root = dir.path().join("run");
     let runtime = runtime();
     let store = Store::open(new_run(&root, &["a", "b"], 2), Settings::default()).unwrap();
-    assert_eq!(store.with_state(State::todo), ["a@0", "b@0", "a@1", "b@1"].map(episode));
+    assert_eq!(store.with_state(outstanding), ["a@0", "b@0", "a@1", "b@1"].map(episode));
     let ids = [attempt("a@0.1"), attempt("b@1.1")];
     let places: Vec<Location> = ids
         .iter()
@@ -242,9 +253,39 @@ fn commits_are_read_back_and_resumed() {
     assert_eq!(summary.shards[0].file, "trajectories-00000.jsonl.zst");
 
     let store = Store::open(RunDir::open(&root).unwrap(), Settings::default()).unwrap();
-    assert_eq!(store.with_state(State::todo), ["b@0", "a@1"].map(episode));
+    assert_eq!(store.with_state(outstanding), ["b@0", "a@1"].map(episode));
     assert_eq!(store.with_state(|s| s.episode(&episode("a@1")).unwrap().next()), Attempt(2));
     assert_eq!(store.instances().load(&"b".parse().unwrap()).unwrap(), instance("b"));
+}
+
+#[test]
+fn a_view_says_what_is_committed_and_what_still_counts() {
+    let dir = quick_dir();
+    let runtime = runtime();
+    let store = Store::open(new_run(dir.path(), &["a", "b", "c"], 1), Settings::default()).unwrap();
+    let commit = |id: &str, outcome: Outcome, stream| {
+        runtime.block_on(store.commit(&trajectory(&attempt(id), 1), outcome, stream)).unwrap();
+    };
+    ["a@0.1", "b@0.1", "c@0.1"].iter().for_each(|id| commit(id, resolved(), Stream::Trajectories));
+    assert!(View::open(dir.path()).unwrap().superseded().unwrap().is_empty());
+    runtime.block_on(store.reopen(["a@0", "b@0", "c@0"].map(episode).to_vec(), "")).unwrap();
+    // A later attempt may count and be no trajectory; one that does not count takes nothing's place.
+    commit("a@0.2", resolved(), Stream::Trajectories);
+    commit("b@0.2", outcome(true, Resolved::Unknown, Some(Kind::PreCommands)), Stream::Attempts);
+    commit("c@0.2", outcome(false, Resolved::Unknown, Some(Kind::SandboxLost)), Stream::Attempts);
+    let view = View::open(dir.path()).unwrap();
+    let shard = dir.path().join("shards/trajectories-00000.jsonl.zst");
+    assert_eq!(view.trajectories(), [(shard.clone(), fs::metadata(&shard).unwrap().len())]);
+    assert_eq!(view.superseded().unwrap(), ["a@0.1", "b@0.1"].map(attempt).into());
+    let summary = serde_json::to_value(view.summary()).unwrap();
+
+    let keys = ["trajectories", "tokens", "uncounted", "superseded", "superseded_tokens"];
+    assert_eq!(keys.map(|key| summary["shards"][0][key].as_u64().unwrap()), [2, 0, 2, 2, 0]);
+    assert_eq!((&summary["attempt_shards"][0]["trajectories"], &summary["attempt_shards"][0]["superseded"]), (&2.into(), &0.into()));
+    // What a live writer adds is not committed until its journal says so.
+    let committed = view.trajectories();
+    fs::OpenOptions::new().append(true).open(&shard).and_then(|mut file| std::io::Write::write_all(&mut file, b"torn")).unwrap();
+    assert_eq!(View::open(dir.path()).unwrap().trajectories(), committed);
 }
 
 /// Makes a run to look at with other tools: `STORE_SAMPLE=DIR cargo test --test store sample -- --ignored`.
@@ -254,7 +295,7 @@ fn sample() {
     let root = std::path::PathBuf::from(std::env::var_os("STORE_SAMPLE").unwrap());
     let store = Store::open(new_run(&root, &["a", "b"], 20), Settings { shard_bytes: 50_000, ..Settings::default() }).unwrap();
     runtime().block_on(async {
-        for (at, id) in store.with_state(State::todo).into_iter().enumerate() {
+        for (at, id) in store.with_state(outstanding).into_iter().enumerate() {
             let id = AttemptId { episode: id, attempt: Attempt::FIRST };
             store.commit(&trajectory(&id, at % 5), outcome(true, Resolved::No, None), Stream::Trajectories).await.unwrap();
         }

@@ -86,7 +86,12 @@ proptest! {
         prop_assert_eq!(episodes.committed, summary.resolved + summary.unresolved + summary.failed.values().sum::<u64>());
         prop_assert_eq!(episodes.committed, summary.exit_reasons.values().sum::<u64>());
         prop_assert_eq!(summary.attempts as usize, history.iter().map(Vec::len).sum::<usize>());
-        prop_assert_eq!(state.todo().len() as u64, episodes.outstanding - episodes.quarantined);
+        let trains = history.iter().filter(|attempts| attempts.iter().any(|(counts, _)| *counts)).count() as u64;
+        let shard = summary.shards.first().map_or((0, 0, 0, 0), |s| (s.trajectories, s.tokens, s.superseded, s.superseded_tokens));
+        prop_assert_eq!(shard, (trains, 100 * trains, summary.attempts - trains, 100 * (summary.attempts - trains)));
+        let open = outstanding(&state);
+        prop_assert_eq!(open.len() as u64, episodes.outstanding);
+        prop_assert_eq!(open.iter().filter(|id| state.quarantined().contains_key(&id.instance)).count() as u64, episodes.quarantined);
     }
 }
 
@@ -128,6 +133,6 @@ fn the_summary_has_its_contract() {
     let again = store.with_state(|state| rerun::select(state, &[], &[]));
     assert_eq!(again, ["c@0", "d@0"].map(episode));
     runtime.block_on(store.reopen(again.clone(), "rerun")).unwrap();
-    assert_eq!(store.with_state(State::todo), again);
+    assert_eq!(store.with_state(outstanding), again);
     assert_eq!(store.summary().episodes.committed, 2);
 }

@@ -241,3 +241,14 @@ async fn bytes_are_read_and_written_as_they_are() {
     assert!(matches!(large, Err(ToolboxError::Op(OpError::Invalid { .. }))), "{large:?}");
     assert!(matches!(bench.toolbox.call(Op::Usage, b"").await.unwrap().0, Answer::Usage(_)));
 }
+
+#[tokio::test]
+async fn a_view_far_into_a_huge_file_ends_and_says_what_to_do() {
+    let bench = start().await;
+    let path = bench.write("huge", "line\n".repeat(4000));
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(8 << 40).unwrap();
+    let refused = bench.refused(Op::View { path: path.clone(), range: Some((9000, 9001)) }).await;
+    assert!(refused.contains("use a command"), "{refused}");
+    let shown = bench.op(Op::View { path, range: Some((3999, 4000)) }, b"").await.unwrap();
+    assert_eq!(String::from_utf8(shown).unwrap(), "  3999\tline\n  4000\tline\n");
+}

@@ -42,6 +42,32 @@ pub async fn start_with(change: impl FnOnce(&mut Process)) -> Bench {
     Bench { toolbox, dir, process }
 }
 
+/// A toolbox whose root directory holds itself and `/work`, and nothing else.
+pub async fn start_alone() -> Bench {
+    let binary = Path::new(env!("CARGO_BIN_EXE_sweroll"));
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("work")).unwrap();
+    std::fs::copy(binary, dir.path().join("sweroll")).unwrap();
+    let listener = UnixListener::bind(dir.path().join("socket")).unwrap();
+    let root = std::ffi::CString::new(dir.path().to_str().unwrap()).unwrap();
+    let mut command = Process::new("/sweroll");
+    command.args(["toolbox", "--connect", "/socket"]).env_clear().stdin(Stdio::null());
+    // SAFETY: only system calls between fork and exec.
+    unsafe {
+        std::os::unix::process::CommandExt::pre_exec(&mut command, move || {
+            if libc::geteuid() != 0 && libc::unshare(libc::CLONE_NEWUSER) != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            let entered = libc::chroot(root.as_ptr()) == 0 && libc::chdir(c"/work".as_ptr()) == 0;
+            if entered { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        });
+    }
+    let process = command.spawn().unwrap();
+    let (stream, _) = tokio::time::timeout(Duration::from_secs(30), listener.accept()).await.unwrap().unwrap();
+    let toolbox = Toolbox::connect(stream, Duration::from_secs(30)).await.unwrap();
+    Bench { toolbox, dir, process }
+}
+
 pub fn shell(script: &str) -> Run {
     Run {
         what: Command::Shell(script.to_owned()),
@@ -119,6 +145,13 @@ impl Bench {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, bytes).unwrap();
         path.to_str().unwrap().to_owned()
+    }
+
+    /// Bytes that the toolbox has read and written so far.
+    pub fn written(&self) -> (u64, u64) {
+        let io = std::fs::read_to_string(format!("/proc/{}/io", self.process.id())).unwrap();
+        let count = |name: &str| io.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap();
+        (count("rchar:"), count("wchar:"))
     }
 
     pub fn bytes(&self, name: &str) -> Vec<u8> {

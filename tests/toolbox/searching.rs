@@ -65,6 +65,21 @@ async fn a_search_is_bounded_and_says_how_much_there_is() {
 }
 
 #[tokio::test]
+async fn a_huge_file_is_left_off_and_said_so() {
+    let bench = start().await;
+    bench.write("huge", "needle\n");
+    let huge = std::fs::File::options().append(true).open(bench.path("huge")).unwrap();
+    let line = "nothing to be seen in here, move along to the next line now\n".repeat(1 << 14);
+    for _ in 0..(256 << 20) / line.len() + 2 {
+        std::io::Write::write_all(&mut &huge, line.as_bytes()).unwrap();
+    }
+    let refused = bench.refused(Op::Search(search("zzz[0-9]"))).await;
+    assert!(refused.contains("huge") && refused.contains("use a command"), "{refused}");
+    let (total, _, text) = bench.found(Op::Search(search("needle"))).await;
+    assert!(total == 1 && text.starts_with("huge:1:needle\n[only the first "), "{text}");
+}
+
+#[tokio::test]
 async fn names_are_found_by_glob() {
     let bench = start().await;
     bench.sources();

@@ -24,7 +24,7 @@ impl Bench {
 
     async fn try_diff(&self, workdir: &Path, tree: &str, exclude: &[&str], max: u64) -> Result<Vec<u8>, OpError> {
         let exclude = exclude.iter().map(ToString::to_string).collect();
-        self.op(Op::Diff { workdir: workdir.to_str().unwrap().into(), tree: tree.into(), exclude, max }, b"").await
+        self.op(Op::Diff { workdir: workdir.to_str().unwrap().into(), tree: tree.into(), exclude, max, settle: false }, b"").await
     }
 
     async fn diff_of(&self, workdir: &Path, tree: &str) -> Vec<u8> {
@@ -32,7 +32,8 @@ impl Bench {
     }
 
     async fn apply(&self, workdir: &Path, diff: &[u8]) -> Result<(), OpError> {
-        self.op(Op::Apply { workdir: workdir.to_str().unwrap().into() }, diff).await.map(drop)
+        let exclude = ["**/__pycache__/**", "**/*.pyc"].map(str::to_owned).to_vec();
+        self.op(Op::Apply { workdir: workdir.to_str().unwrap().into(), exclude }, diff).await.map(drop)
     }
 
     /// The diff that `change` makes in `repo`, after it was applied to a copy of what was there before, which must then be the same.
@@ -131,6 +132,148 @@ async fn every_kind_of_change_survives_the_round_trip() {
         })
         .await;
     assert!(diff.contains("old mode 100644\nnew mode 100755") && diff.contains("GIT binary patch"), "{diff}");
+}
+
+/// Deterministic edits of text, from a seed.
+fn edited(text: &str, mut seed: u64) -> String {
+    let mut next = |bound: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % bound
+    };
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    for edit in 0..=next(4) {
+        let at = next(lines.len() as u64) as usize;
+        match next(3) {
+            0 => lines[at] = format!("    changed {edit}"),
+            1 => lines.insert(at, format!("    added {edit}\n\n    and {edit}")),
+            _ => drop(lines.remove(at)),
+        }
+    }
+    lines.join("\n") + if next(3) == 0 { "" } else { "\n" }
+}
+
+#[tokio::test]
+async fn the_diff_of_text_is_the_one_that_git_gives() {
+    let bench = start().await;
+    let repo = bench.repository();
+    let source = |file: usize| -> String { (0..12).map(|i| format!("def f{file}_{i}(x):\n    y = x + {i}\n\n    return y\n\n")).collect() };
+    for file in 0..40 {
+        bench.write(&format!("repo/src/m{file}.py"), source(file));
+    }
+    bench.write("repo/with space", "a\n");
+    bench.write("repo/b\u{e4} \"q\"", "a\n");
+    bench.write("repo/gone", "a\n");
+    bench.write("repo/gone empty", "");
+    bench.write("repo/one line", "a");
+    bench.write("repo/to link", "kept.txt");
+    symlink("kept.txt", repo.join("link")).unwrap();
+    git(&repo, &["add", "-A"]);
+    git(&repo, &["-c", "user.name=x", "-c", "user.email=x@y", "commit", "-qm", "more"]);
+    let tree = bench.snapshot_of(&repo, &[]).await;
+    for file in 0..40 {
+        bench.write(&format!("repo/src/m{file}.py"), edited(&source(file), file as u64));
+    }
+    fs::write(repo.join("with space"), "b\n").unwrap();
+    fs::write(repo.join("b\u{e4} \"q\""), "b").unwrap();
+    fs::write(repo.join("new"), "a\r\n\n").unwrap();
+    fs::write(repo.join("new empty"), "").unwrap();
+    fs::write(repo.join("one line"), "b").unwrap();
+    fs::set_permissions(repo.join("one line"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(repo.join("kept.txt"), fs::Permissions::from_mode(0o755)).unwrap();
+    for name in ["gone", "gone empty", "link", "to link"] {
+        fs::remove_file(repo.join(name)).unwrap();
+    }
+    symlink("with space", repo.join("link")).unwrap();
+    symlink("kept.txt", repo.join("to link")).unwrap();
+    let ours = String::from_utf8(bench.diff_of(&repo, &tree).await).unwrap();
+    git(&repo, &["add", "-A"]);
+    let args =
+        ["diff", "--cached", "--binary", "--full-index", "--no-renames", "--diff-algorithm=myers", "--src-prefix=a/", "--dst-prefix=b/"];
+    let theirs = Process::new("git").args(args).current_dir(&repo).output().unwrap();
+    let theirs = String::from_utf8(theirs.stdout).unwrap();
+    for (our, their) in ours.split("diff --git ").zip(theirs.split("diff --git ")) {
+        assert_eq!(our, their);
+    }
+    assert_eq!(ours, theirs);
+}
+
+#[tokio::test]
+async fn content_in_any_encoding_makes_a_diff_in_utf8() {
+    let bench = start().await;
+    bench.repository();
+    bench.write("repo/latin1.py", b"# caf\xe9\na = 1\n");
+    bench.write("repo/to utf8", b"caf\xe9\n");
+    bench.write("repo/gone", b"\xff\n");
+    let diff = bench
+        .round_trip(|repo| {
+            fs::write(repo.join("latin1.py"), b"# caf\xe9\na = 2\n").unwrap();
+            fs::write(repo.join("to utf8"), "caf\u{e9}\n").unwrap();
+            fs::write(repo.join("new"), b"\xfe\xffx").unwrap();
+            fs::write(repo.join("late nul"), [&b"x\n".repeat(9000)[..], b"\0"].concat()).unwrap();
+            fs::remove_file(repo.join("gone")).unwrap();
+        })
+        .await;
+    assert!(!diff.contains('\u{fffd}'), "{diff}");
+    assert_eq!(diff.matches("\nGIT binary patch\n").count(), 5, "{diff}");
+    // Whatever stored it has trimmed it.
+    let copy = bench.path("copy");
+    fs::remove_dir_all(&copy).unwrap();
+    assert!(Process::new("cp").arg("-a").arg(bench.path("repo")).arg(&copy).status().unwrap().success());
+    let tree = bench.snapshot_of(&bench.path("repo"), &[]).await;
+    bench.write("repo/new", b"\xfe\xffy");
+    let diff = bench.diff_of(&bench.path("repo"), &tree).await;
+    bench.apply(&copy, diff.trim_ascii()).await.unwrap();
+    assert_eq!(bench.bytes("copy/new"), b"\xfe\xffy");
+}
+
+#[tokio::test]
+async fn the_diff_needs_no_program_and_no_directory_but_its_own() {
+    let bench = start_alone().await;
+    bench.write("repo/a", "one\n");
+    let tree = bench.snapshot_of(Path::new("/work/repo"), &[]).await;
+    bench.write("repo/a", b"tw\xf6\n");
+    bench.write("repo/b", "new\n");
+    let diff = String::from_utf8(bench.diff_of(Path::new("/work/repo"), &tree).await).unwrap();
+    assert!(diff.contains("GIT binary patch") && diff.ends_with("+new\n"), "{diff}");
+}
+
+#[tokio::test]
+async fn a_directory_that_is_gone_has_no_files() {
+    let bench = start().await;
+    let repo = bench.repository();
+    let tree = bench.snapshot_of(&repo, &[]).await;
+    fs::rename(&repo, bench.path("aside")).unwrap();
+    let gone = bench.diff_of(&repo, &tree).await;
+    let text = String::from_utf8_lossy(&gone);
+    assert!(text.matches("deleted file mode 100644").count() == 2 && text.contains("-kept\n"), "{text}");
+    fs::write(&repo, "a file\n").unwrap();
+    assert_eq!(bench.diff_of(&repo, &tree).await, gone);
+    fs::remove_file(&repo).unwrap();
+    symlink("repo", &repo).unwrap();
+    assert_eq!(bench.diff_of(&repo, &tree).await, gone);
+    fs::remove_file(&repo).unwrap();
+    symlink("aside", &repo).unwrap();
+    assert_eq!(bench.diff_of(&repo, &tree).await, b"");
+}
+
+#[tokio::test]
+async fn a_settled_diff_is_taken_when_nothing_runs_any_more() {
+    let bench = start().await;
+    let repo = bench.repository();
+    let tree = bench.snapshot_of(&repo, &[]).await;
+    // Two that write and fork on, each in a session of its own and without its mark.
+    let writer = "n=0; while :; do n=$((n+1)); echo $n > repo/churn; (echo $n > repo/churn.$((n % 9))) & wait; done";
+    let started =
+        bench.sh(&format!("for i in 1 2; do env -i PATH=\"$PATH\" setsid sh -c '{writer}' >/dev/null 2>&1 & echo $!; done")).await;
+    let seen = repo.join("churn");
+    assert!(eventually(|| seen.exists()).await);
+    let exclude = Vec::new();
+    let op = Op::Diff { workdir: repo.to_str().unwrap().into(), tree, exclude, max: MAX, settle: true };
+    let diff = bench.op(op.clone(), b"").await.unwrap();
+    assert!(started.lines().count() == 2 && started.lines().all(|pid| !is_alive(pid)), "{started}");
+    assert!(diff.starts_with(b"diff --git a/churn b/churn\n"));
+    assert_eq!(bench.op(op, b"").await.unwrap(), diff);
+    assert_eq!(bench.sh("echo still here").await, "still here\n");
 }
 
 #[tokio::test]
@@ -249,7 +392,30 @@ async fn a_diff_over_its_limit_is_refused_and_a_huge_file_never_held() {
     assert!(matches!(bench.try_diff(&repo, &tree, &[], MAX).await, Err(OpError::TooLarge { size, .. }) if size == 1 << 40));
     fs::remove_file(repo.join("sparse")).unwrap();
     sparse.set_len(41 << 20).unwrap();
-    assert!(matches!(bench.try_diff(&repo, &tree, &[], MAX).await, Err(OpError::TooLarge { .. })));
+    assert!(matches!(bench.try_diff(&repo, &tree, &[], MAX).await, Err(OpError::TooLarge { size, .. }) if size == 41 << 20));
+    // Of the same size, and yet changed.
+    sparse.set_len(40 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_at(&sparse, b"x", 1000).unwrap();
+    assert!(matches!(bench.try_diff(&repo, &tree, &[], MAX).await, Err(OpError::TooLarge { size, .. }) if size == 40 << 20));
+    std::os::unix::fs::FileExt::write_at(&sparse, b"\0", 1000).unwrap();
+    assert_eq!(bench.diff_of(&repo, &tree).await, b"");
+}
+
+#[tokio::test]
+async fn a_diff_that_would_cost_much_is_refused_before_it_is_paid() {
+    let bench = start().await;
+    let repo = bench.repository();
+    let tree = bench.snapshot_of(&repo, &[]).await;
+    let before = bench.written();
+    fs::File::create(repo.join("core")).unwrap().set_len(7 << 30).unwrap();
+    assert!(matches!(bench.try_diff(&repo, &tree, &[], MAX).await, Err(OpError::TooLarge { size, .. }) if size == 7 << 30));
+    fs::remove_file(repo.join("core")).unwrap();
+    for part in 0..40 {
+        fs::File::create(repo.join(format!("part{part}"))).unwrap().set_len(30 << 20).unwrap();
+    }
+    assert!(matches!(bench.try_diff(&repo, &tree, &[], MAX).await, Err(OpError::TooLarge { size, .. }) if size > 1 << 30));
+    let (read, written) = bench.written();
+    assert!(read - before.0 < 8 << 20 && written - before.1 < 8 << 20, "read {read}, wrote {written}, before {before:?}");
 }
 
 #[tokio::test]
@@ -276,12 +442,9 @@ async fn the_diff_needs_no_file_that_the_agent_could_delete() {
     assert!(left.is_empty(), "{left:?}");
     fs::write(repo.join("kept.txt"), "changed\n").unwrap();
     assert!(bench.diff_of(&repo, &tree).await.ends_with(b"-kept\n+changed\n"));
-    assert!(
-        bench
-            .refused(Op::Diff { workdir: repo.to_str().unwrap().into(), tree: "0".repeat(40), exclude: vec![], max: MAX })
-            .await
-            .contains("recorded")
-    );
+    // No doing of the model's.
+    let unknown = bench.try_diff(&repo, &"0".repeat(40), &[], MAX).await;
+    assert!(matches!(&unknown, Err(OpError::Failed { message }) if message.contains("recorded")), "{unknown:?}");
 }
 
 #[tokio::test]
@@ -301,6 +464,45 @@ async fn a_diff_is_applied_whole_or_not_at_all() {
     let rename = "diff --git a/kept.txt b/moved/kept.txt\nsimilarity index 100%\nrename from kept.txt\nrename to moved/kept.txt\n";
     bench.apply(&repo, rename.as_bytes()).await.unwrap();
     assert_eq!(bench.bytes("repo/moved/kept.txt"), b"changed\n");
+}
+
+#[tokio::test]
+async fn caches_give_way_to_a_file_in_place_of_their_directory() {
+    let bench = start().await;
+    let repo = bench.repository();
+    bench.write("repo/pk/one.py", "1\n");
+    bench.write("repo/pk/sub/two.py", "2\n");
+    bench.write("repo/lk/three.py", "3\n");
+    let tree = bench.snapshot_of(&repo, &[]).await;
+    fs::remove_dir_all(repo.join("pk")).unwrap();
+    fs::remove_dir_all(repo.join("lk")).unwrap();
+    fs::write(repo.join("pk"), "file\n").unwrap();
+    symlink("a", repo.join("lk")).unwrap();
+    let diff = bench.diff_of(&repo, &tree).await;
+    let lay = || {
+        let _ = fs::remove_dir_all(bench.path("fresh"));
+        bench.write("fresh/pk/one.py", "1\n");
+        bench.write("fresh/pk/sub/two.py", "2\n");
+        bench.write("fresh/lk/three.py", "3\n");
+        bench.write("fresh/a/__pycache__/four.pyc", "cache");
+        for cache in ["pk/__pycache__/one.pyc", "pk/sub/two.pyc", "pk/sub/__pycache__/deep/er", "lk/__pycache__/three.pyc"] {
+            bench.write(&format!("fresh/{cache}"), "cache");
+        }
+        fs::create_dir_all(bench.path("fresh/pk/sub/empty")).unwrap();
+    };
+    lay();
+    let fresh = bench.path("fresh");
+    bench.apply(&fresh, &diff).await.unwrap();
+    assert_eq!(bench.bytes("fresh/pk"), b"file\n");
+    assert_eq!(fs::read_link(fresh.join("lk")).unwrap(), Path::new("a"));
+    assert!(fresh.join("a/__pycache__/four.pyc").exists());
+    // A file that the diff does not know is no cache: nothing at all is changed then.
+    lay();
+    bench.write("fresh/pk/sub/unknown.py", "x\n");
+    let before = read_tree(&fresh);
+    let refused = bench.apply(&fresh, &diff).await;
+    assert!(matches!(&refused, Err(OpError::Rejected { message }) if message.contains("pk/sub/unknown.py")), "{refused:?}");
+    assert_eq!(read_tree(&fresh), before);
 }
 
 #[tokio::test]
@@ -410,7 +612,7 @@ fn any_change_of_any_tree_survives_the_round_trip() {
 }
 
 #[tokio::test]
-async fn the_packs_are_what_git_reads() {
+async fn a_tree_has_the_name_that_git_gives_it() {
     let bench = start().await;
     let repo = bench.repository();
     fs::write(repo.join("x\n\"y"), "x").unwrap();

@@ -11,7 +11,7 @@ use super::{
     settings::{Script, Settings},
     stats::Stats,
     toolset::Toolsets,
-    wire::Body,
+    wire::{Body, Message},
 };
 use bytes::Bytes;
 use futures_util::stream;
@@ -295,6 +295,10 @@ impl Core {
             sleep(Duration::from_millis(latency_ms)).await;
         }
         self.stats.tokens(completion.tokens);
+        if let Some(play) = completion.failed {
+            tracing::warn!("gold: the patch of {} could not be applied", play.name());
+            self.stats.gold_failed(play.name());
+        }
         Some(match fault {
             Some(FaultKind::Truncated) => truncated(completion.body),
             Some(FaultKind::Garbage) => full(200, "text/html", b"<html><body>upstream is thinking {\"choices\": [</body></html>".to_vec()),
@@ -318,7 +322,8 @@ impl Core {
             return Err(refuse(404, message, Some("model_not_found")));
         }
         let tools = body.tools.map(serde_json::value::RawValue::get).filter(|t| *t != "null");
-        let toolset = self.toolsets.get(tools).map_err(broken)?;
+        let system = body.messages.first().filter(|m| m.role != "user").map(Message::text).unwrap_or_default();
+        let toolset = self.toolsets.get(tools, system).map_err(broken)?;
         let rules = Rules { append_only: settings.append_only, reasoning_required: settings.reasoning_required };
         let prompt = pairing::check(&body.messages, rules).map_err(broken)?;
         let mut tokens = Tokens::of_prompt(&body.messages, tools);
@@ -326,17 +331,19 @@ impl Core {
             return Err(self.overflow(tokens.prompt, false));
         }
         let talk = Conversation::new(&body.messages, &toolset);
-        let reply = self.play(&talk)?;
+        let (reply, play) = self.play(&talk)?;
+        let failed = play.filter(|_| reply.failed);
         let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let model = if body.model.is_empty() { "scripted" } else { &body.model };
         let frame = Frame { number, model, created, prompt, reasoning: settings.reasoning, cut: fault == Some(FaultKind::Length) };
-        Ok(Completion { body: reply::completion(reply, &talk, &frame, &mut tokens), tokens })
+        Ok(Completion { body: reply::completion(reply, &talk, &frame, &mut tokens), tokens, failed })
     }
 
-    fn play(&self, talk: &Conversation<'_>) -> Result<Move, Refusal> {
+    /// The reply, and what it is about where that matters.
+    fn play(&self, talk: &Conversation<'_>) -> Result<(Move, Option<Arc<Play>>), Refusal> {
         let Settings { script, seed, wander_turns, .. } = self.settings;
         if script == Script::Noop {
-            return Ok(policy::noop(talk));
+            return Ok((policy::noop(talk), None));
         }
         let play = match self.playbook.find(talk.prompt()) {
             Ok(play) => play,
@@ -344,12 +351,13 @@ impl Core {
             Err(_) => Arc::new(Play::unknown()),
         };
         let rng = Rng::new(seed).fork(talk.key());
-        Ok(match script {
+        let reply = match script {
             Script::Gold => policy::gold(talk, &play),
             Script::Noop => policy::noop(talk),
             Script::Wander => policy::wander(talk, &play, &rng, wander_turns),
             Script::Hostile => policy::hostile(talk, &play, &rng),
-        })
+        };
+        Ok((reply, Some(play)))
     }
 
     /// `as_if`: the prompt is refused though it would fit.
@@ -366,4 +374,6 @@ impl Core {
 struct Completion {
     body: Vec<u8>,
     tokens: Tokens,
+    /// The instance whose golden change could not be made.
+    failed: Option<Arc<Play>>,
 }

@@ -1,5 +1,7 @@
 //! A git diff in parts: which hunks can be made by a text edit, and diffs of some of its hunks only.
 
+use std::borrow::Cow;
+
 /// Largest text of an edit, bytes.
 const MAX_EDIT: usize = 8 << 10;
 
@@ -25,6 +27,17 @@ pub struct Hunk<'a> {
 pub struct Edit {
     pub old: String,
     pub new: String,
+}
+
+/// The diff without the CR at the end of lines that are no file's: names would end in it.
+#[must_use]
+pub fn plain_heads(diff: &str) -> Cow<'_, str> {
+    let head = |line: &str| ["--- ", "+++ "].iter().any(|h| line.starts_with(h)) || !line.starts_with(['+', '-', ' ']);
+    if !diff.split('\n').any(|line| line.starts_with("diff --git ") && line.ends_with('\r')) {
+        return Cow::Borrowed(diff);
+    }
+    let lines = diff.split('\n').map(|line| if head(line) { line.strip_suffix('\r').unwrap_or(line) } else { line });
+    Cow::Owned(lines.collect::<Vec<_>>().join("\n"))
 }
 
 /// The files of a git diff; none where the text is not one that can be taken apart safely.

@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn an_inline_call_keeps_every_space() {
-        let (body, _) = body(&Toolset::inline(), replace(&Toolset::inline()), false);
+        let (body, _) = body(&Toolset::inline(""), replace(&Toolset::inline("")), false);
         let choice = &body["choices"][0];
         let content = choice["message"]["content"].as_str().unwrap();
         let call = "\n\n<function=str_replace_editor>\n<parameter=command>str_replace</parameter>\n<parameter=path>/f</parameter>\n\
@@ -212,7 +212,7 @@ mod tests {
         assert!(whole.starts_with(&cut_text) && cut_text.len() <= whole.len() / 2 && !cut_text.is_empty());
         assert_eq!(cut["usage"]["completion_tokens"], tokens.completion);
         assert!(tokens.reasoning > 0 && tokens.completion > tokens.reasoning);
-        let (cut, _) = body(&Toolset::inline(), replace(&Toolset::inline()), true);
+        let (cut, _) = body(&Toolset::inline(""), replace(&Toolset::inline("")), true);
         assert!(!cut["choices"][0]["message"]["content"].as_str().unwrap().contains("</function>"));
     }
 

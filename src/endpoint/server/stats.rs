@@ -12,6 +12,8 @@ use std::{
 
 /// Violations whose text is kept.
 const MAX_VIOLATIONS: usize = 100;
+/// Instances kept of those whose golden change could not be made.
+const MAX_FAILED: usize = 100;
 
 /// Counters since the server began; `GET /stat` as JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +34,9 @@ pub struct Stat {
     /// Requests that broke the protocol, and what the first 100 of them did.
     pub violation_count: u64,
     pub violations: Vec<String>,
+    /// Times that `gold` submitted without its change in place, and the first 100 instances of those.
+    pub gold_failed_count: u64,
+    pub gold_failed: Vec<String>,
     /// Of completions given.
     pub prompt_tokens: u64,
     pub cached_tokens: u64,
@@ -112,6 +117,14 @@ impl Stats {
         rest.violation_count += 1;
         if rest.violations.len() < MAX_VIOLATIONS {
             rest.violations.push(what.to_owned());
+        }
+    }
+
+    pub fn gold_failed(&self, id: &str) {
+        let mut rest = self.rest();
+        rest.gold_failed_count += 1;
+        if rest.gold_failed.len() < MAX_FAILED && !rest.gold_failed.iter().any(|known| known == id) {
+            rest.gold_failed.push(id.to_owned());
         }
     }
 

@@ -1,6 +1,6 @@
 //! The tools that a request offers, understood from their schemas, so that a policy can say what it wants done.
 
-use super::policy::Call;
+use super::{listing, policy::Call};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::{
@@ -52,22 +52,23 @@ pub struct Toolset {
 }
 
 #[derive(Debug)]
-struct Tool {
-    name: String,
-    fields: Vec<Field>,
+pub struct Tool {
+    pub name: String,
+    pub fields: Vec<Field>,
 }
 
 #[derive(Debug)]
-struct Field {
-    name: String,
-    kind: String,
-    choices: Vec<String>,
-    required: bool,
+pub struct Field {
+    pub name: String,
+    pub kind: String,
+    pub choices: Vec<String>,
+    pub required: bool,
 }
 
 const COMMAND: &[&str] = &["command", "cmd", "script"];
 const TIMEOUT: &[&str] = &["timeout", "timeout_s", "timeout_seconds"];
 const OPERATION: &[&str] = &["command", "operation", "op", "action", "mode", "kind", "by"];
+const REPLACE: &[&str] = &["str_replace", "replace", "edit"];
 const PATH: &[&str] = &["path", "file", "file_path", "filename", "directory"];
 const OLD: &[&str] = &["old_str", "old", "old_text", "old_string"];
 const NEW: &[&str] = &["new_str", "new", "new_text", "new_string"];
@@ -138,15 +139,12 @@ struct Parameters {
 }
 
 impl Toolset {
-    /// From the request's `tools`, a JSON array.
+    /// From the request's `tools`, a JSON array that is not empty.
     ///
     /// # Errors
     /// Where it is not a list of function schemas, in serde's words.
     pub fn parse(tools: &str) -> Result<Self, String> {
         let schemas: Vec<Schema> = serde_json::from_str(tools).map_err(|e| format!("`tools` is not a list of function schemas: {e}"))?;
-        if schemas.is_empty() {
-            return Ok(Toolset::inline());
-        }
         let tool = |schema: Schema| {
             let Parameters { properties, required } = schema.function.parameters;
             let field = |(name, schema): (String, Value)| {
@@ -160,10 +158,12 @@ impl Toolset {
         Ok(Toolset { tools: schemas.into_iter().map(tool).collect(), inline: false })
     }
 
-    /// The tools of scaffold `scale-swe`, for calls that are written into the text.
+    /// For calls that are written into the text: the tools that the system prompt lists, or those of scaffold `scale-swe`
+    /// where it lists none that run commands.
     #[must_use]
-    pub fn inline() -> Self {
-        Toolset::scale_swe(true)
+    pub fn inline(listed: &str) -> Self {
+        let listed = Toolset { tools: listing::tools(listed), inline: true };
+        if listed.shell().is_some() { listed } else { Toolset::scale_swe(true) }
     }
 
     pub(super) fn scale_swe(inline: bool) -> Self {
@@ -186,11 +186,11 @@ impl Toolset {
         self.tools.iter().find(|t| t.field(COMMAND).is_some_and(|f| f.choices.is_empty()) && t.field(PATH).is_none())
     }
 
-    /// Name of the tool that edits files and of its field for a path.
+    /// A call that would replace text, without saying which.
     #[must_use]
-    pub fn editor(&self) -> Option<(&str, &str)> {
+    pub fn empty_edit(&self) -> Option<Call> {
         let tool = self.edits()?;
-        Some((&tool.name, &tool.field(PATH)?.name))
+        Some(Call::new(&tool.name, &tool.operation(REPLACE).into_iter().collect()))
     }
 
     /// Name of the shell tool and of its fields for the command and the timeout.
@@ -261,7 +261,7 @@ impl Toolset {
             Want::Undo { path } => edit(&["undo_edit", "undo"], vec![(PATH, json!(path))]),
             Want::Replace { path, old, new } => {
                 let tool = self.edits()?;
-                let operation = tool.operation(&["str_replace", "replace", "edit"]);
+                let operation = tool.operation(REPLACE);
                 tool.call(operation, vec![(PATH, json!(path)), (OLD, json!(old)), (NEW, json!(new))])
             }
             Want::Search { pattern, path } => {
@@ -282,7 +282,7 @@ pub fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// Toolsets by the text of their schemas: a run offers one or two.
+/// Toolsets by the text of their schemas, or of their list: a run offers one or two.
 #[derive(Debug, Default)]
 pub struct Toolsets(Mutex<HashMap<String, Arc<Toolset>>>);
 
@@ -290,17 +290,21 @@ pub struct Toolsets(Mutex<HashMap<String, Arc<Toolset>>>);
 const MAX_TOOLSETS: usize = 64;
 
 impl Toolsets {
+    /// `system` lists the tools where no schemas are offered.
+    ///
     /// # Errors
     /// As [`Toolset::parse`].
-    pub fn get(&self, tools: Option<&str>) -> Result<Arc<Toolset>, String> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let tools = tools.unwrap_or("[]");
-        if let Some(toolset) = known.get(tools) {
+    pub fn get(&self, schemas: Option<&str>, system: &str) -> Result<Arc<Toolset>, String> {
+        let schemas = schemas.filter(|s| s.strip_prefix('[').is_none_or(|rest| rest.trim() != "]"));
+        let key = schemas.unwrap_or_else(|| listing::section(system).unwrap_or_default());
+        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(toolset) = known().get(key) {
             return Ok(toolset.clone());
         }
-        let toolset = Arc::new(Toolset::parse(tools)?);
+        let toolset = Arc::new(if schemas.is_some() { Toolset::parse(key)? } else { Toolset::inline(key) });
+        let mut known = known();
         if known.len() < MAX_TOOLSETS {
-            known.insert(tools.to_owned(), toolset.clone());
+            known.insert(key.to_owned(), toolset.clone());
         }
         Ok(toolset)
     }
@@ -345,8 +349,8 @@ mod tests {
     }
 
     #[test]
-    fn inline_calls_use_the_names_of_scale_swe() {
-        let tools = Toolset::inline();
+    fn inline_calls_use_the_names_of_scale_swe_where_none_are_listed() {
+        let tools = Toolset::inline("");
         let call = |want| tools.call(&want).map(|c| (c.name.clone(), c.text().to_owned())).unwrap();
         assert_eq!(call(view()), ("str_replace_editor".into(), r#"{"command":"view","path":"a b","view_range":[1,9]}"#.into()));
         let shell = Want::Shell { command: "ls".into(), timeout: Some(3) };

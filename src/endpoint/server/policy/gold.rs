@@ -19,6 +19,8 @@ use std::{fmt::Write, sync::OnceLock};
 const MAX_EDITS: usize = 8;
 /// Calls of a turn.
 const BATCH: usize = 4;
+/// Bytes of the line that names a part which failed.
+const MAX_PART: usize = 32;
 /// Seconds for the command that applies.
 const APPLY_S: u64 = 120;
 
@@ -43,14 +45,25 @@ pub fn gold(talk: &Conversation<'_>, play: &Play) -> Move {
         play.plans.0[usize::from(edits) + 2 * usize::from(talk.tools.inline)].get_or_init(|| Plan::new(play, edits, talk.tools.inline));
     let done = talk.done();
     let made = || talk.observed(&plan.mark) || talk.observed(&plan.again_mark);
-    let (say, step) = match (plan.steps.get(done), done.checked_sub(plan.steps.len()).and_then(|n| plan.again.get(n))) {
-        (Some(step), _) => (say(step), step.as_slice()),
-        (None, _) if made() => ("The change is in place. I submit it.", &[Want::Finish][..]),
-        (None, Some(step)) => ("That did not work as a whole. I apply what is missing.", step.as_slice()),
-        (None, None) => ("The change could not be made. I submit what there is.", &[Want::Finish][..]),
+    let step = match (plan.steps.get(done), done.checked_sub(plan.steps.len()).and_then(|n| plan.again.get(n))) {
+        (Some(step), _) => Ok((say(step), step)),
+        (None, _) if made() => Err(Move::say("The change is in place. I submit it.")),
+        (None, Some(step)) => Ok(("That did not work as a whole. I apply what is missing.", step)),
+        (None, None) => Err(Move { failed: true, ..Move::say(failure(talk, play)) }),
+    };
+    let (say, step) = match step {
+        Ok(step) => step,
+        Err(end) => return end.with(talk.tools.call(&Want::Finish)),
     };
     let root = root(talk, play);
     step.iter().fold(Move::say(say), |reply, want| reply.with(talk.tools.call(&placed(want, root))))
+}
+
+fn failure(talk: &Conversation<'_>, play: &Play) -> String {
+    let mut lines = talk.observations().flat_map(str::lines);
+    let part = lines.find(|line| line.starts_with("part ") && line.ends_with(": FAILED") && line.len() < MAX_PART);
+    let part = part.map_or(String::new(), |part| format!(" ({part})"));
+    format!("The golden patch of {} does not apply here{part}. I submit what there is.", play.name())
 }
 
 /// A want of the plan, whose paths are relative, in the repository at `root`.
@@ -75,8 +88,9 @@ fn say(step: &[Want]) -> &'static str {
 
 impl Plan {
     fn new(play: &Play, edits: bool, inline: bool) -> Self {
-        let files = patch::parse(&play.patch);
-        let parts = Parts::new(play, files.as_deref(), if edits { MAX_EDITS } else { 0 }, inline);
+        let diff = patch::plain_heads(&play.patch);
+        let files = patch::parse(&diff);
+        let parts = Parts::new(&diff, files.as_deref(), if edits { MAX_EDITS } else { 0 }, inline);
         let mut steps = vec![vec![shell(LOOK.into(), None)]];
         steps.extend(parts.view.into_iter().map(|view| vec![view]));
         steps.extend(parts.edits.chunks(if inline { 1 } else { BATCH }).map(<[Want]>::to_vec));
@@ -104,11 +118,11 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(play: &Play, files: Option<&[FilePatch<'_>]>, max_edits: usize, inline: bool) -> Self {
+    fn new(diff: &str, files: Option<&[FilePatch<'_>]>, max_edits: usize, inline: bool) -> Self {
         let mut parts = Parts { view: None, edits: Vec::new(), ensure: Vec::new(), rest: Vec::new() };
         let Some(files) = files else {
-            let newline = if play.patch.ends_with('\n') { "" } else { "\n" };
-            parts.rest.extend((!play.patch.trim().is_empty()).then(|| format!("{}{newline}", play.patch)));
+            let newline = if diff.ends_with('\n') { "" } else { "\n" };
+            parts.rest.extend((!diff.trim().is_empty()).then(|| format!("{diff}{newline}")));
             return parts;
         };
         for file in files {
@@ -138,11 +152,13 @@ fn tags(text: &str) -> bool {
     ["<parameter", "</parameter", "<function", "</function"].iter().any(|tag| text.contains(tag))
 }
 
-/// A script that ensures some diffs and applies others, and the mark which it prints when all went well.
+/// A script that ensures some diffs and applies others, and the mark which it prints when all went well. A diff that does not
+/// apply is tried with plain line ends: patches come with CRLF for files that are without.
 fn apply(ensure: &[String], rest: &[String], what: &str) -> (String, String) {
     let mut script = String::from(
         "(t=${TMPDIR:-/tmp}/golden-$$.diff; n=0; bad=0\n\
-         make() { if git apply --whitespace=nowarn $t; then echo \"part $n: applied\"; else echo \"part $n: FAILED\"; bad=1; fi; }\n\
+         plain() { sed \"s/$(printf '\\r')\\$//\" $t > $t.lf && ! cmp -s $t $t.lf && git apply --whitespace=nowarn $t.lf; }\n\
+         make() { if git apply --whitespace=nowarn $t || plain; then echo \"part $n: applied\"; else echo \"part $n: FAILED\"; bad=1; fi; }\n\
          add() { cat > $t; n=$((n+1)); make; }\n\
          ensure() { cat > $t; n=$((n+1)); if git apply -R --check --whitespace=nowarn $t 2>/dev/null; then echo \"part $n: there\"; else make; fi; }\n",
     );
@@ -151,6 +167,6 @@ fn apply(ensure: &[String], rest: &[String], what: &str) -> (String, String) {
             let _ = write!(script, "{verb} {}", here(diff));
         }
     }
-    let _ = writeln!(script, "rm -f $t; [ $bad = 0 ] && echo \"{what}: all $n parts in place\")");
+    let _ = writeln!(script, "rm -f $t $t.lf; [ $bad = 0 ] && echo \"{what}: all $n parts in place\")");
     (script, format!("{what}: all {} parts in place", ensure.len() + rest.len()))
 }

@@ -111,10 +111,13 @@ impl Hand<'_> {
             Move { exact: false, ..calls.fold(say(), |reply, call| reply.with(Some(call))) }
         };
         match trick {
-            Trick::BrokenJson if self.tools.inline => Move::say("Listing.\n\n<function=execute_bash>\n<parameter=command>ls"),
+            Trick::BrokenJson if self.tools.inline => {
+                let (tool, command) = self.names().unwrap_or_default();
+                Move::say(format!("Listing.\n\n<function={tool}>\n<parameter={command}>ls"))
+            }
             Trick::BrokenJson => say().with(self.raw(r#"{"command": "ls -la"#)),
             Trick::UnknownTool => say().with(Some(Call::raw("browse_web", r#"{"url":"http://example.com/"}"#))),
-            Trick::MissingArgument => say().with(self.arguments(&[])).with(self.editor(json!("str_replace"), &[])),
+            Trick::MissingArgument => say().with(self.arguments(&[])).with(self.tools.empty_edit()),
             Trick::MistypedArgument => say().with(self.arguments(&[("", json!(["ls", "-la"]))])),
             Trick::ExtraArgument => say().with(self.arguments(&[("", json!("true")), ("sudo", json!(true))])),
             Trick::NoArguments => say().with(self.raw("")),
@@ -187,11 +190,5 @@ impl Hand<'_> {
         let (tool, command) = self.names()?;
         let given = given.iter().map(|(name, value)| (if name.is_empty() { command } else { name }.to_owned(), value.clone()));
         Some(Call::new(tool, &given.collect()))
-    }
-
-    fn editor(&self, operation: Value, given: &[(&str, Value)]) -> Option<Call> {
-        let (tool, _) = self.tools.editor()?;
-        let given = given.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
-        Some(Call::new(tool, &[("command".to_owned(), operation)].into_iter().chain(given).collect()))
     }
 }

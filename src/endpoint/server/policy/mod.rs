@@ -19,6 +19,8 @@ pub struct Move {
     pub calls: Vec<Call>,
     /// It should come back exactly as it was sent. Not so for what a client has to mend (ids, surrogates).
     pub exact: bool,
+    /// The golden change could not be made.
+    pub failed: bool,
 }
 
 /// A call with its id where it is not an ordinary one.
