@@ -103,11 +103,7 @@ impl Kind {
             MemoryExhausted | DiffTooLarge | DiffUntakable | DiffRejected => Class::Model,
             Workdir | PreCommands | BaseCommit | Leak | Tests | NoRunner => Class::Task,
             ReportUnreadable | GradeTimeout | GradeMemory | RunnerMissing => Class::Grader,
-<<<<<<< HEAD
             Unauthorized | Payment | UnknownModel | RunDir => Class::Run,
-=======
-            Unauthorized | Payment | UnknownModel | RunDir | CircuitOpen => Class::Run,
->>>>>>> grading
             Panic => Class::Bug,
         }
     }
@@ -121,11 +117,7 @@ impl Kind {
             ReportUnreadable | GradeTimeout | GradeMemory | RunnerMissing => Disposition::Regrade,
             EndpointRefused | ImageMissing | MemoryExhausted | DiffTooLarge | DiffUntakable | DiffRejected => Disposition::Final,
             Workdir | PreCommands | BaseCommit | Leak | Tests | NoRunner => Disposition::Quarantine,
-<<<<<<< HEAD
             Unauthorized | Payment | UnknownModel | RunDir => Disposition::StopRun,
-=======
-            Unauthorized | Payment | UnknownModel | RunDir | CircuitOpen => Disposition::StopRun,
->>>>>>> grading
         }
     }
 }
