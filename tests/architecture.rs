@@ -22,7 +22,7 @@ const RULES: [(&str, &[&str]); 20] = [
     ("reporter/", &["domain", "reporter"]),
     ("config/", &["agent", "endpoint", "grading", "sandbox", "scheduler", "store", "tools", "config"]),
     (
-        "engine.rs",
+        "engine",
         &[
             "agent",
             "config",

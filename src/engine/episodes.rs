@@ -1,0 +1,329 @@
+//! What the scheduler has done for it: an episode's agent, its grading, its commit.
+
+use crate::{
+    agent::runner::{self, Emit, Spool},
+    config::Settings,
+    domain::{
+        Attempt, AttemptId, Class, Disposition, EpisodeId, Failure, Grade, Instance, InstanceId, Kind, Trajectory, Transcript,
+        event::{EventKind, Outcome},
+        trajectory::{Facts, UsageColumn},
+        transcript::{Begun, Entry},
+    },
+    grading,
+    sandbox::{self, Provider, Purpose, Sandbox, prepare},
+    scheduler::{
+        core::{Action, Todo},
+        driver::Work,
+    },
+    store::{SpoolWriter, Store, Stream, state},
+    tokens::Counter,
+};
+use futures_util::future::BoxFuture;
+use std::{
+    collections::{BTreeMap, HashMap},
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// Everything a run's episodes share.
+pub(super) struct Engine {
+    pub settings: Settings,
+    pub store: Store,
+    pub provider: Arc<dyn Provider>,
+    pub shared: runner::Shared,
+    pub counter: Counter,
+    pub sampling: serde_json::Value,
+    pub drafts: Mutex<HashMap<AttemptId, Draft>>,
+    pub runners: grading::Runners,
+    pub emit: Emit,
+}
+
+/// An attempt between its stages. The spool has the same, durably, but for the grade.
+#[derive(Default)]
+pub(super) struct Draft {
+    transcript: Option<Transcript>,
+    grade: Option<Grade>,
+    failure: Option<Failure>,
+    gradings: u32,
+}
+
+impl Engine {
+    /// The outstanding episodes. What a dead engine left in its spools is settled first: attempts that only lack their grade
+    /// are graded, others are committed as interrupted.
+    pub async fn todo(&self, only: Option<Vec<EpisodeId>>) -> Result<Vec<Todo>, Failure> {
+        let mut ended: BTreeMap<EpisodeId, AttemptId> = BTreeMap::new();
+        for id in self.store.spooled().map_err(|e| e.failure())? {
+            let transcript = Transcript::replay(self.store.recover(&id).map_err(|e| e.failure())?);
+            let Some(transcript) = transcript else {
+                self.store.discard_spool(&id).map_err(|e| e.failure())?;
+                continue;
+            };
+            let failure = transcript.ended.as_ref().map(|ended| ended.failure.clone());
+            let complete = failure == Some(None);
+            let decided = failure.flatten().is_some_and(|f| f.kind.disposition() == Disposition::Final);
+            let wanted = self.store.with_state(|state| state.episode(&id.episode).is_some_and(|e| e.outstanding()));
+            let draft = Draft { transcript: Some(transcript), ..Draft::default() };
+            if complete && wanted && !ended.contains_key(&id.episode) {
+                self.put(&id, draft);
+                ended.insert(id.episode.clone(), id);
+            } else {
+                self.put(&id, Draft { failure: Some(interrupted()), ..draft });
+                self.commit_draft(&id, decided && wanted).await?;
+            }
+        }
+        Ok(self.store.with_state(|state| {
+            let todo = |episode: EpisodeId| match ended.get(&episode) {
+                Some(id) => Todo { attempt: id.attempt, episode, ended: true },
+                None => {
+                    let attempt = state.episode(&episode).map_or(Attempt::FIRST, state::Episode::next);
+                    Todo { episode, attempt, ended: false }
+                }
+            };
+            let outstanding = || state.episodes().filter(|(_, e)| e.outstanding()).map(|(id, _)| id).collect();
+            only.unwrap_or_else(outstanding).into_iter().map(todo).collect()
+        }))
+    }
+
+    fn put(&self, id: &AttemptId, draft: Draft) {
+        self.drafts.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), draft);
+    }
+
+    fn with_draft<T>(&self, id: &AttemptId, change: impl FnOnce(&mut Draft) -> T) -> T {
+        change(self.drafts.lock().unwrap_or_else(PoisonError::into_inner).entry(id.clone()).or_default())
+    }
+
+    fn take(&self, id: &AttemptId) -> Draft {
+        self.drafts.lock().unwrap_or_else(PoisonError::into_inner).remove(id).unwrap_or_default()
+    }
+
+    async fn instance(&self, id: &InstanceId) -> Result<Instance, Failure> {
+        let (instances, id) = (Arc::clone(self.store.instances()), id.clone());
+        let loaded = tokio::task::spawn_blocking(move || instances.load(&id)).await;
+        loaded.map_err(|e| Failure::new(Kind::Panic, e.to_string()))?.map_err(|e| e.failure())
+    }
+
+    fn spec(&self, id: &AttemptId, purpose: Purpose, instance: &Instance) -> sandbox::Spec {
+        sandbox::Spec {
+            run: self.store.dir().info().run.clone(),
+            attempt: id.clone(),
+            purpose,
+            image: instance.image.clone(),
+            workdir: instance.workdir.clone(),
+            limits: self.settings.sandbox.limits.clone(),
+        }
+    }
+
+    /// The head of a transcript, as far as it is known without a sandbox.
+    fn head(&self, id: &AttemptId) -> Begun {
+        let scaffold = &self.shared.scaffold;
+        Begun {
+            id: id.clone(),
+            messages: Vec::new(),
+            tools: scaffold.toolset.sent(),
+            model: self.settings.endpoint.model.clone(),
+            scaffold: scaffold.name.clone(),
+            scaffold_digest: scaffold.digest.clone(),
+            image_digest: String::new(),
+            base_tree: String::new(),
+            sampling: self.sampling.clone(),
+            at_ms: now_ms(),
+            setup_ms: 0,
+        }
+    }
+
+    async fn run_agent(&self, id: &AttemptId) -> Result<(), Failure> {
+        let admitted = Instant::now();
+        let head = self.head(id);
+        (self.emit)(EventKind::AttemptStarted { id: id.clone() }).await;
+        self.store.started(id.clone()).await.map_err(|e| e.failure())?;
+        let instance = self.instance(&id.episode.instance).await?;
+        let sandbox = self.provider.start(&self.spec(id, Purpose::Agent, &instance)).await?;
+        let transcript = self.converse(&*sandbox, &instance, head, admitted).await;
+        if let Err(failure) = sandbox.destroy().await {
+            tracing::warn!(%id, %failure, "a sandbox may be left; it is swept at the end of the run");
+        }
+        let transcript = transcript?;
+        let failure = transcript.ended.as_ref().and_then(|ended| ended.failure.clone());
+        self.with_draft(id, |draft| draft.transcript = Some(transcript));
+        failure.map_or(Ok(()), Err)
+    }
+
+    async fn converse(&self, sandbox: &dyn Sandbox, instance: &Instance, head: Begun, admitted: Instant) -> Result<Transcript, Failure> {
+        let prepared = prepare::prepare(sandbox, instance, &self.settings.sandbox.prepare, true).await?;
+        grading::probe(sandbox, instance, &self.runners).await?;
+        let messages = self
+            .shared
+            .scaffold
+            .render(instance, sandbox.workdir())
+            .map_err(|e| Failure::new(Kind::RunDir, format!("the prompt of {} cannot be rendered: {e}", instance.instance_id)))?;
+        let setup_ms = admitted.elapsed().as_millis() as u64;
+        (self.emit)(EventKind::AgentStarted { id: head.id.clone(), setup_ms }).await;
+        let image_digest = sandbox.image_digest().to_owned();
+        let mut spool = DurableSpool(self.store.spool(&head.id));
+        let begun = Begun { messages, image_digest, base_tree: prepared.base_tree, setup_ms, ..head };
+        Ok(runner::run(&self.shared, sandbox, &mut spool, begun, admitted).await)
+    }
+
+    async fn run_grade(&self, id: &AttemptId) -> Result<(), Failure> {
+        (self.emit)(EventKind::GradeStarted { id: id.clone() }).await;
+        let instance = self.instance(&id.episode.instance).await?;
+        let (patch, regrades) = self.with_draft(id, |draft| {
+            draft.failure = None;
+            draft.gradings += 1;
+            let ended = draft.transcript.as_ref().and_then(|t| t.ended.as_ref());
+            (ended.map(|ended| ended.model_patch.clone()).unwrap_or_default(), draft.gradings - 1)
+        });
+        let spec = self.spec(id, Purpose::Grade, &instance);
+        let grade = grading::grade(&*self.provider, &spec, &instance, &patch, &self.settings.grading, &self.runners).await?;
+        self.with_draft(id, |draft| draft.grade = Some(Grade { regrades, ..grade }));
+        Ok(())
+    }
+
+    /// Joins what is known of the attempt and makes it durable. On failure its spool stays.
+    async fn commit_draft(&self, id: &AttemptId, counts: bool) -> Result<(), Failure> {
+        let Draft { transcript, grade, failure, .. } = self.take(id);
+        let transcript = match transcript {
+            Some(transcript) => transcript,
+            // A panic took the transcript with it, or there was none yet: the spool has what was paid for.
+            None => {
+                let entries = self.store.recover(id).map_err(|e| e.failure())?;
+                Transcript::replay(entries).unwrap_or_else(|| Transcript::new(self.head(id)))
+            }
+        };
+        let instance = self.instance(&id.episode.instance).await?;
+        let plan = &self.store.dir().info().plan;
+        let mut trajectory = Trajectory::new(
+            transcript,
+            grade,
+            failure,
+            Facts {
+                repo: &instance.repo,
+                base_commit: &instance.base_commit,
+                image: &instance.image,
+                url: &instance.url,
+                dataset_digest: plan.digests.get("dataset").map_or("", String::as_str),
+            },
+        );
+        if !trajectory.messages.is_empty() {
+            let (counter, name) = (self.counter.clone(), id.clone());
+            let counted = tokio::task::spawn_blocking(move || {
+                // A text that the counter cannot take costs its count, not the record.
+                match std::panic::catch_unwind(AssertUnwindSafe(|| counter.fill(&mut trajectory))) {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::warn!(id = %name, %error, "tokens not counted"),
+                    Err(_) => tracing::error!(id = %name, "a bug of sweroll: counting tokens panicked"),
+                }
+                trajectory
+            });
+            trajectory = counted.await.map_err(|e| Failure::new(Kind::Panic, format!("counting tokens: {e}")))?;
+        }
+        let outcome = outcome(&trajectory, counts).map_err(|e| Failure::new(Kind::Panic, format!("the record of {id}: {e}")))?;
+        let stream = stream(&outcome);
+        self.store.commit(&trajectory, outcome.clone(), stream).await.map_err(|e| e.failure())?;
+        (self.emit)(EventKind::Committed { id: id.clone(), outcome }).await;
+        Ok(())
+    }
+}
+
+/// Attempts that were graded or ended by the model train; the rest are kept beside them, as is one without a reply.
+fn stream(outcome: &Outcome) -> Stream {
+    let by_the_model = matches!(outcome.class(), None | Some(Class::Model | Class::Grader)) && outcome.turns > 0;
+    if outcome.counts && by_the_model { Stream::Trajectories } else { Stream::Attempts }
+}
+
+fn outcome(trajectory: &Trajectory, counts: bool) -> serde_json::Result<Outcome> {
+    let meta = trajectory.meta()?;
+    let usage: UsageColumn = serde_json::from_str(&trajectory.usage)?;
+    Ok(Outcome {
+        counts,
+        exit_reason: trajectory.exit_reason,
+        resolved: trajectory.resolved,
+        failure: meta.failure,
+        turns: trajectory.num_turns,
+        tokens: trajectory.num_tokens,
+        usage: usage.total,
+        cost_usd: trajectory.cost_usd,
+        duration_ms: meta.duration_ms,
+    })
+}
+
+fn interrupted() -> Failure {
+    Failure::new(Kind::Interrupted, "the engine stopped in the middle of this attempt; what it had paid for is kept here")
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// The store's spool under the agent's port.
+struct DurableSpool(SpoolWriter);
+
+impl Spool for DurableSpool {
+    fn append<'a>(&'a mut self, entry: &'a Entry) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move { self.0.append(entry).await.map_err(|e| e.failure()) })
+    }
+}
+
+impl Work for Engine {
+    fn agent(&self, id: AttemptId) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async move {
+            let result = self.run_agent(&id).await;
+            if let Err(failure) = &result {
+                tracing::warn!(%id, kind = ?failure.kind, %failure, "the attempt failed");
+                self.with_draft(&id, |draft| draft.failure = Some(failure.clone()));
+            }
+            result
+        })
+    }
+
+    fn grade(&self, id: AttemptId) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async move {
+            let result = self.run_grade(&id).await;
+            if let Err(failure) = &result {
+                tracing::warn!(%id, kind = ?failure.kind, %failure, "the grading failed");
+                self.with_draft(&id, |draft| draft.failure = Some(failure.clone()));
+            }
+            result
+        })
+    }
+
+    fn commit(&self, id: AttemptId, counts: bool) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async move { self.commit_draft(&id, counts).await })
+    }
+
+    fn skip(&self, id: AttemptId, failure: Failure) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async move {
+            self.put(&id, Draft { failure: Some(failure), ..Draft::default() });
+            self.commit_draft(&id, true).await
+        })
+    }
+
+    fn quarantine(&self, instance: InstanceId, failure: Failure) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async move { self.store.quarantine(instance, failure).await.map_err(|e| e.failure()) })
+    }
+
+    fn panicked(&self, id: &AttemptId, failure: &Failure) {
+        tracing::error!(%id, %failure, "panic");
+        self.with_draft(id, |draft| draft.failure = Some(failure.clone()));
+    }
+
+    fn notice(&self, action: Action) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            match action {
+                Action::Retrying { id, failure, delay_ms } => {
+                    (self.emit)(EventKind::Retrying { id, failure, delay_ms }).await;
+                }
+                Action::Draining { reason } => {
+                    tracing::warn!(%reason, "draining");
+                    (self.emit)(EventKind::Draining { reason }).await;
+                }
+                Action::Abandon { id } => {
+                    tracing::error!(%id, "not committed; its spool stays and the next opening of the run commits it");
+                    self.take(&id);
+                }
+                _ => {}
+            }
+        })
+    }
+}

@@ -1,0 +1,121 @@
+//! Opening a run: everything at hand is checked, what is outside is asked, and only then is anything written.
+
+use crate::{
+    agent::prompt::Scaffold,
+    config::{ConfigError, MAY_DIFFER, Settings},
+    domain::Failure,
+    store::{
+        DatasetError, Plan, RunDir, Store, StoreError,
+        dataset::{self, BadRow},
+        instances,
+    },
+};
+use std::{fs, path::Path, time::UNIX_EPOCH};
+
+/// Why a run could not be opened; nothing was begun.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("{0}")]
+    Settings(String),
+    /// The sandbox backend or the endpoint.
+    #[error(transparent)]
+    Outside(#[from] Failure),
+}
+
+/// A run that is open, and the rows that were left out of it.
+pub struct Opened {
+    pub store: Store,
+    pub left_out: Vec<BadRow>,
+    pub left_out_total: u64,
+}
+
+/// Makes the run directory, or opens it to go on: with the same settings, scaffold and instances. `ask` is asked last, after
+/// all that is at hand was checked; where it fails no directory is left. Blocks on the disk.
+///
+/// # Errors
+/// See [`OpenError`]; each says the place and the mend.
+pub fn open<T>(out: &Path, settings: &Settings, ask: impl FnOnce() -> Result<T, Failure>) -> Result<(Opened, T), OpenError> {
+    if RunDir::exists(out) {
+        let dir = existing(out, settings)?;
+        let answer = ask()?;
+        let store = Store::open(dir, settings.store.clone())?;
+        return Ok((Opened { store, left_out: Vec::new(), left_out_total: 0 }, answer));
+    }
+    let scaffold = scaffold(settings)?;
+    let mut found = None;
+    let dir = RunDir::create(out, &settings.table()?, |layout| -> Result<Plan, OpenError> {
+        let source = source(&settings.instances.path);
+        let scan = instances::freeze(layout, &settings.instances.path, &settings.dataset)?;
+        let answer = ask()?;
+        let digests = [("dataset", scan.digest), ("dataset_file", source), ("scaffold", scaffold.digest.clone())];
+        let plan = Plan {
+            model: settings.endpoint.model.clone(),
+            scaffold: settings.scaffold.name.clone(),
+            instances: scan.rows,
+            samples: settings.instances.samples,
+            digests: digests.map(|(name, digest)| (name.to_owned(), digest)).into(),
+        };
+        found = Some((scan.bad, scan.bad_total, answer));
+        Ok(plan)
+    })?;
+    let (left_out, left_out_total, answer) = found.unwrap_or_else(|| unreachable!("a directory is made only where its plan was"));
+    let store = Store::open(dir, settings.store.clone())?;
+    Ok((Opened { store, left_out, left_out_total }, answer))
+}
+
+/// A run that may be gone on with by these settings.
+///
+/// # Errors
+/// Shows what differs.
+pub fn existing(out: &Path, settings: &Settings) -> Result<RunDir, OpenError> {
+    let dir = RunDir::open(out)?;
+    dir.check_settings(&settings.table()?, MAY_DIFFER)?;
+    same(&dir, "scaffold", &scaffold(settings)?.digest)?;
+    // The instances are frozen in the run: where their file is gone there is nothing to compare, and nothing is missing.
+    let file = source(&settings.instances.path);
+    if !file.is_empty() && dir.info().plan.digests.get("dataset_file") != Some(&file) {
+        let scan = dataset::scan(&settings.instances.path, &settings.dataset, &mut |_| Ok(()))?;
+        same(&dir, "dataset", &scan.digest)?;
+    }
+    Ok(dir)
+}
+
+/// A run to be gone on with by its own settings; its instances are frozen in it.
+///
+/// # Errors
+/// Where it is no run, is in use, or its scaffold's files changed.
+pub fn reopen<T>(out: &Path, settings: &Settings, ask: impl FnOnce() -> Result<T, Failure>) -> Result<(Store, T), OpenError> {
+    let dir = RunDir::open(out)?;
+    same(&dir, "scaffold", &scaffold(settings)?.digest)?;
+    let answer = ask()?;
+    Ok((Store::open(dir, settings.store.clone())?, answer))
+}
+
+pub fn scaffold(settings: &Settings) -> Result<Scaffold, OpenError> {
+    Scaffold::load(&settings.scaffold, settings.agent.turns).map_err(|e| OpenError::Settings(e.to_string()))
+}
+
+fn same(dir: &RunDir, what: &str, digest: &str) -> Result<(), OpenError> {
+    match dir.info().plan.digests.get(what) {
+        Some(made_with) if made_with != digest => Err(OpenError::Settings(format!(
+            "the {what} is not the one that {} was made with (digest {made_with}, now {digest}): give the same, or another --out",
+            dir.layout().root().display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Length and time of the dataset file: while they stay, its content need not be read again.
+fn source(path: &Path) -> String {
+    let stat = |meta: fs::Metadata| {
+        let modified = meta.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+        Some(format!("{}-{}", meta.len(), modified.as_nanos()))
+    };
+    fs::metadata(path).ok().and_then(stat).unwrap_or_default()
+}
