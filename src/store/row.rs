@@ -248,7 +248,7 @@ mod tests {
 
     fn scale_swe() -> Value {
         json!({
-            "instance_id": "pypi_x_pr1", "user": "pypi", "repo": "x", "language": "Python", "workdir": "/work/x", "image_url": "sdist/x:1",
+            "instance_id": "pypi_x_pr1", "user": "pypi", "repo": "x", "language": "Python", "workdir": "/srv/x", "image_url": "sdist/x:1",
             "patch": "p", "pr_commit": "", "parent_commit": COMMIT, "problem_statement": "mend it", "f2p_patch": "t", "f2p_script": "s",
             "FAIL_TO_PASS": "[\"a::b[\\\"]\"]", "PASS_TO_PASS": ["c", "d"], "github_url": "u", "pre_commands": "a\ngit checkout x\\n\\n \n\\n",
         })

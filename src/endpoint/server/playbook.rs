@@ -263,16 +263,16 @@ mod tests {
     #[test]
     fn those_of_one_statement_are_told_apart_by_what_the_prompt_names() {
         let book = Playbook::new([
-            placed("a", "o/one", "/work/x", "1"),
-            placed("b", "o/one", "/work/x-2", "2"),
-            placed("c", "o/two", "/work/x", "3"),
-            placed("copy", "o/two", "/work/x", "3"),
+            placed("a", "o/one", "/srv/x", "1"),
+            placed("b", "o/one", "/srv/x-2", "2"),
+            placed("c", "o/two", "/srv/x", "3"),
+            placed("copy", "o/two", "/srv/x", "3"),
         ]);
         let name = |beside: &str| book.find(&format!("It is broken in the same way. {beside}")).map(|p| p.name().to_owned());
-        assert_eq!(name("Go to /work/x-2.").unwrap(), "b");
-        assert_eq!(name("Repository: o/one\nDirectory: /work/x\n").unwrap(), "a");
+        assert_eq!(name("Go to /srv/x-2.").unwrap(), "b");
+        assert_eq!(name("Repository: o/one\nDirectory: /srv/x\n").unwrap(), "a");
         assert_eq!(name("Repository: o/two").unwrap(), "c", "one stands for its copy");
-        assert_eq!(name("Go to /work/x."), Err(Unknown::Ambiguous("a".into(), "c".into())));
+        assert_eq!(name("Go to /srv/x."), Err(Unknown::Ambiguous("a".into(), "c".into())));
         assert_eq!(name("in o/one-more"), Err(Unknown::Ambiguous("a".into(), "b".into())));
     }
 
