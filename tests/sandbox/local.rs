@@ -7,7 +7,7 @@ use std::time::Duration;
 use sweroll::domain::Kind;
 use sweroll::sandbox::{Local, Provider, Spec, local};
 use sweroll::toolbox::client::ToolboxError;
-use sweroll::toolbox::protocol::{Command, Op};
+use sweroll::toolbox::protocol::{Command, Op, Run};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_local_sandbox_serves_and_goes_with_all_it_started() {
@@ -57,8 +57,22 @@ async fn the_patience_with_replies_is_a_setting() {
     let base = tempfile::tempdir().unwrap();
     let local = Local::new(local::Settings { toolbox_path: toolbox_path(), private_dir: Some(base.path().into()) });
     let mut spec = spec("patience", "");
-    spec.limits.toolbox.op_timeout_s = 0;
+    (spec.limits.toolbox.run_grace_s, spec.limits.toolbox.op_timeout_s) = (1, 1);
     let sandbox = local.start(&spec).await.unwrap();
-    let hasty = sandbox.toolbox().call(Op::Usage, b"").await;
-    assert!(matches!(hasty, Err(ToolboxError::Silent(patience)) if patience.is_zero()), "{hasty:?}");
+    let silent = |result: Result<_, ToolboxError>| match result {
+        Err(ToolboxError::Silent(patience)) => patience,
+        other => panic!("{other:?}"),
+    };
+    // The shell's parent is the toolbox: it says nothing any more.
+    let stop = Op::Run(Run {
+        what: Command::Shell("kill -STOP $PPID; sleep 60".into()),
+        session: true,
+        cwd: None,
+        env: Vec::new(),
+        deadline_ms: 500,
+        output_cap: 1024,
+    });
+    assert_eq!(silent(sandbox.toolbox().call(stop, b"").await), Duration::from_millis(1500));
+    assert_eq!(silent(sandbox.toolbox().call(Op::Usage, b"").await), Duration::from_secs(1));
+    sandbox.destroy().await.unwrap();
 }
