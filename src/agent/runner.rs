@@ -293,6 +293,7 @@ impl Runner<'_> {
         if let Ok((Answer::Usage(counted), _)) = self.sandbox.toolbox().call(Op::Usage, &[]).await {
             usage = counted;
         }
+        let exit_reason = if failure.is_some() { ExitReason::Failed } else { exit_reason };
         (self.shared.emit)(EventKind::AgentEnded {
             id: self.transcript.begun.id.clone(),
             exit_reason,
@@ -300,7 +301,7 @@ impl Runner<'_> {
         })
         .await;
         Ended {
-            exit_reason: if failure.is_some() { ExitReason::Failed } else { exit_reason },
+            exit_reason,
             model_patch,
             failure,
             duration_ms: admitted.elapsed().as_millis() as u64,

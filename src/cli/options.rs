@@ -17,7 +17,8 @@ pub struct Operation {
     /// Attempts an episode gets when infrastructure fails it [default: 3]
     #[arg(long, value_name = "N", env = "SWEROLL_MAX_ATTEMPTS", help_heading = "Speed")]
     pub max_attempts: Option<u32>,
-    /// Base URL of an OpenAI-compatible endpoint, such as https://HOST/v1
+    /// Base URL of an OpenAI-compatible endpoint, such as https://HOST/v1; what follows a `?` is not kept in the run, so give it
+    /// again to `rerun`
     #[arg(long, value_name = "URL", env = "SWEROLL_ENDPOINT", help_heading = "Model")]
     pub endpoint: Option<String>,
     /// File that holds the API key; without it the key is read from the environment variable SWEROLL_API_KEY

@@ -58,7 +58,8 @@ pub fn run(args: Args) -> Outcome {
     execute(settings, &args.operation, |settings, ask| {
         let (store, ready) = engine::reopen(&args.dir, settings, ask).map_err(refused)?;
         let selected = store.with_state(select);
-        let reason = format!("rerun --class {} of {} episodes", args.class.join(","), selected.len());
+        let classes = if args.class.is_empty() { String::new() } else { format!(" --class {}", args.class.join(",")) };
+        let reason = format!("rerun{classes}, {} episodes", selected.len());
         Handle::current().block_on(store.reopen(selected.clone(), &reason)).map_err(CliError::failed)?;
         Ok((store, Some(selected), ready))
     })

@@ -130,7 +130,7 @@ pub fn execute(
         let (store, only, ready) = tokio::task::block_in_place(|| open(&settings, &ask))?;
         let dir = store.dir().layout().root().to_owned();
         log_to(&store.dir().layout().logs())?;
-        let (events, reporter) = Reporter::start(&watch, operation.events.as_deref()).map_err(CliError::usage)?;
+        let (events, reporter) = Reporter::start(&watch, operation.events.as_deref()).map_err(CliError::failed)?;
         let stop = stops(reporter.notes())?;
         if settings.sandbox.backend == Backend::Local {
             eprintln!("sweroll: sandbox `local` isolates nothing: the model's commands run as you, on this machine");
@@ -200,7 +200,7 @@ fn log_to(dir: &Path) -> Result<(), CliError> {
     };
     let file = open().map_err(|e| CliError::failed(format!("{}: {e}: the log cannot be written", path.display())))?;
     let filter = tracing_subscriber::EnvFilter::try_from_env("SWEROLL_LOG").unwrap_or_else(|_| "info,hyper=warn,bollard=warn".into());
-    // A second run in one process (the demo's) keeps the first log.
+    // One that is set already stays.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(false)

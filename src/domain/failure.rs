@@ -68,7 +68,7 @@ pub enum Kind {
     RunnerMissing,
     /// 401 or 403, or no key.
     Unauthorized,
-    /// 402, or the budget of the run is spent.
+    /// 402.
     Payment,
     /// The endpoint does not know the model.
     UnknownModel,

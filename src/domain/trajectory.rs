@@ -24,13 +24,13 @@ pub enum ExitReason {
     NoToolCall,
     /// Too many malformed calls in a row.
     MalformedCalls,
-    /// Too many replies cut by `length` in a row.
+    /// Too many replies cut by `length`, no good one between them.
     LengthCut,
     /// The attempt failed; see the failure.
     Failed,
 }
 
-/// 1: every listed test passed; 0: not, or the model left nothing to grade; -1: there is no verdict.
+/// 1: every listed test passed; 0: not, or a failure of class `model`; -1: there is no verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "i8", into = "i8")]
 pub enum Resolved {
@@ -126,7 +126,7 @@ pub struct Meta {
     pub peak_memory: u64,
     pub cpu_ms: u64,
     pub oom_kills: u64,
-    /// The `extra` column of the instance's row a trainer may want: its address.
+    /// Address of the instance, or empty.
     pub url: String,
 }
 

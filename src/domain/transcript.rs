@@ -88,7 +88,7 @@ pub struct Observation {
     pub truncated: bool,
     /// The command was killed at its deadline.
     pub timed_out: bool,
-    /// The call was malformed and never reached the toolbox.
+    /// The call was malformed, or its reply was cut: it was not run.
     pub malformed: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What belongs to a diff: the paths left out when it is taken, its size limit, and which paths a git diff touches.
+//! What belongs to a diff: its size limit, and which paths a git diff touches.
 
 use std::collections::BTreeSet;
 

@@ -4,7 +4,7 @@
 //! committed; it leaves when the attempt that counts is durable.
 
 use super::policy::Policy;
-use crate::domain::{Attempt, AttemptId, Disposition, EpisodeId, Failure, InstanceId};
+use crate::domain::{Attempt, AttemptId, Disposition, EpisodeId, Failure, InstanceId, Kind};
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, VecDeque},
@@ -222,6 +222,8 @@ impl Core {
                 self.set(&id, Stage::Queued);
                 self.regrades.push(Reverse((now_ms + self.policy.retry_delay(gradings), id)));
             }
+            Disposition::Regrade if gradings < self.policy.max_gradings => self.abandon(id, actions),
+            Disposition::Retry if failure.kind == Kind::Panic && gradings >= self.policy.max_gradings => self.commit(id, None, actions),
             Disposition::Retry => self.abandon(id, actions),
             Disposition::StopRun => {
                 self.drain(failure.message, actions);

@@ -65,7 +65,7 @@ pub async fn drive<W: Work>(mut core: Core, work: Arc<W>, mut stop: mpsc::Receiv
             return match (core.undecided(), core.drain_reason()) {
                 (0, _) => End::Done,
                 (_, Some(reason)) => End::Drained(reason.to_owned()),
-                (n, None) => End::Drained(format!("{n} attempts could not be graded for want of a sandbox; what they did is kept")),
+                (n, None) => End::Drained(format!("{n} attempts could not be graded; what they did is kept")),
             };
         }
         let timer = async {

@@ -56,7 +56,7 @@ pub struct Committed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stream {
-    /// Final attempts: graded, or ended by the model.
+    /// Final attempts: graded, ended by the model, or not gradable.
     Trajectories,
     /// Attempts that do not count.
     Attempts,

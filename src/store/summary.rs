@@ -37,7 +37,7 @@ pub struct Summary {
     pub wall_ms: u64,
     /// Shards of final attempts.
     pub shards: Vec<ShardSummary>,
-    /// Shards of attempts that do not count.
+    /// Shards of all other attempts.
     pub attempt_shards: Vec<ShardSummary>,
 }
 

@@ -222,14 +222,6 @@ impl Tokenizer {
         ids
     }
 
-    /// Ids of a text in which nothing is an added token.
-    #[must_use]
-    pub fn encode_ordinary(&self, text: &str) -> Vec<u32> {
-        let mut ids = Vec::with_capacity(text.len() / 4 + 1);
-        self.split(&self.normalize(text), &mut |id| ids.push(id));
-        ids
-    }
-
     fn each(&self, text: &str, push: &mut impl FnMut(u32)) {
         self.parts.added.split(text, |part| match part {
             Part::Token(id) => push(id),
