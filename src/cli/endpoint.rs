@@ -1,6 +1,6 @@
 //! `sweroll endpoint`: a scripted model behind a real HTTP server.
 
-use super::{CliError, Exit, Outcome, block_on, print};
+use super::{CliError, Exit, Outcome, block_on, left_out, print};
 use crate::{
     endpoint::server::{Fault, Play, Playbook, Script, Server, Settings},
     store::dataset,
@@ -89,12 +89,7 @@ fn playbook(path: &Path, rows: &Rows) -> Result<Playbook, CliError> {
         Ok(())
     };
     let scan = dataset::scan(path, &options, take).map_err(CliError::usage)?;
-    for bad in &scan.bad {
-        eprintln!("sweroll: left out: {bad}");
-    }
-    if scan.bad_total > 0 {
-        eprintln!("sweroll: {} bad rows left out (--skip-bad)", scan.bad_total);
-    }
+    left_out(&scan.bad, scan.bad_total);
     let playbook = Playbook::of(plays);
     let twins = playbook.twins();
     for pair in twins.iter().take(TWINS_SHOWN) {

@@ -10,6 +10,7 @@ mod show;
 mod summary;
 mod tokens;
 
+use crate::store::dataset::BadRow;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::{io::Write, process::ExitCode};
 
@@ -144,6 +145,16 @@ fn print(text: &str) -> Outcome {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(CliError::failed(format!("standard output: {e}"))),
         _ => Ok(Exit::Done),
+    }
+}
+
+/// Names the rows of a dataset that `--skip-bad` left out, and counts them all.
+fn left_out(shown: &[BadRow], total: u64) {
+    for bad in shown {
+        eprintln!("sweroll: left out: {bad}");
+    }
+    if total > 0 {
+        eprintln!("sweroll: {total} bad rows left out (--skip-bad)");
     }
 }
 

@@ -1,7 +1,7 @@
 //! `sweroll run`: generate trajectories, or go on with it.
 
 use super::{
-    CliError, Exit, Outcome, block_on,
+    CliError, Exit, Outcome, block_on, left_out,
     options::{self, Identity, Operation},
     print, render,
 };
@@ -56,12 +56,7 @@ pub fn run(args: Args) -> Outcome {
     }
     execute(settings, &args.operation, |settings, ask| {
         let (opened, ready) = engine::open(&args.out, settings, ask).map_err(refused)?;
-        for bad in &opened.left_out {
-            eprintln!("sweroll: left out: {bad}");
-        }
-        if opened.left_out_total > 0 {
-            eprintln!("sweroll: {} bad rows left out (--skip-bad)", opened.left_out_total);
-        }
+        left_out(&opened.left_out, opened.left_out_total);
         Ok((opened.store, None, ready))
     })
 }
@@ -103,9 +98,7 @@ fn dry_run(out: &Path, settings: &Settings) -> Outcome {
         }
         Err(failure) => eprintln!("sweroll: the images were not looked for: {failure}"),
     }
-    for bad in &scan.bad {
-        eprintln!("sweroll: left out: {bad}");
-    }
+    left_out(&scan.bad, scan.bad_total);
     let (rows, samples) = (scan.rows, u64::from(settings.instances.samples));
     print(&format!("{rows} instances, {} episodes, {} bad rows left out\nnothing was begun (--dry-run)\n", rows * samples, scan.bad_total))
 }
@@ -118,7 +111,8 @@ pub fn refused(error: OpenError) -> CliError {
     }
 }
 
-/// Opens a run, with the preflight to be asked before anything is written, drives it to its end with progress, log and signals, and prints how it stands.
+/// Opens a run, with the preflight to be asked before anything is written, drives it to its end with progress, log and
+/// signals, and prints how it stands.
 pub fn execute(
     settings: Settings,
     operation: &Operation,

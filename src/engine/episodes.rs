@@ -93,6 +93,15 @@ impl Engine {
         change(self.drafts.lock().unwrap_or_else(PoisonError::into_inner).entry(id.clone()).or_default())
     }
 
+    /// Logs a failure and keeps it for the record.
+    fn note(&self, id: &AttemptId, stage: &str, result: Result<(), Failure>) -> Result<(), Failure> {
+        if let Err(failure) = &result {
+            tracing::warn!(%id, stage, kind = ?failure.kind, %failure, "failed");
+            self.with_draft(id, |draft| draft.failure = Some(failure.clone()));
+        }
+        result
+    }
+
     fn take(&self, id: &AttemptId) -> Draft {
         self.drafts.lock().unwrap_or_else(PoisonError::into_inner).remove(id).unwrap_or_default()
     }
@@ -269,22 +278,14 @@ impl Work for Engine {
     fn agent(&self, id: AttemptId) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(async move {
             let result = self.run_agent(&id).await;
-            if let Err(failure) = &result {
-                tracing::warn!(%id, kind = ?failure.kind, %failure, "the attempt failed");
-                self.with_draft(&id, |draft| draft.failure = Some(failure.clone()));
-            }
-            result
+            self.note(&id, "agent", result)
         })
     }
 
     fn grade(&self, id: AttemptId) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(async move {
             let result = self.run_grade(&id).await;
-            if let Err(failure) = &result {
-                tracing::warn!(%id, kind = ?failure.kind, %failure, "the grading failed");
-                self.with_draft(&id, |draft| draft.failure = Some(failure.clone()));
-            }
-            result
+            self.note(&id, "grading", result)
         })
     }
 
@@ -319,7 +320,7 @@ impl Work for Engine {
                     (self.emit)(EventKind::Draining { reason }).await;
                 }
                 Action::Abandon { id } => {
-                    tracing::error!(%id, "not committed; its spool stays and the next opening of the run commits it");
+                    tracing::error!(%id, "left undecided; its spool stays, and the next opening of the run grades or commits it");
                     self.take(&id);
                 }
                 _ => {}

@@ -78,7 +78,7 @@ pub struct Reporter {
 pub fn emit(events: mpsc::Sender<Event>) -> Arc<dyn Fn(EventKind) -> BoxFuture<'static, ()> + Send + Sync> {
     Arc::new(move |kind| {
         let events = events.clone();
-        let at_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let at_ms = now_ms();
         // Nobody listens any more: nothing is lost that the journal does not have.
         Box::pin(async move { drop(events.send(Event { at_ms, kind }).await) })
     })
