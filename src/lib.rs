@@ -31,6 +31,7 @@ pub mod config;
 pub mod domain;
 pub mod endpoint;
 pub mod engine;
+pub mod export;
 pub mod grading;
 pub mod reporter;
 pub mod sandbox;

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 /// A room (a path prefix below `src/`) and the modules of ours that it may name.
-const RULES: [(&str, &[&str]); 18] = [
+const RULES: [(&str, &[&str]); 19] = [
     ("domain/", &[]),
     ("scheduler/", &["domain", "scheduler"]),
     ("agent/machine.rs", &["domain"]),
@@ -17,8 +17,9 @@ const RULES: [(&str, &[&str]); 18] = [
     ("grading/", &["domain", "grading", "sandbox", "toolbox"]),
     ("store/", &["domain", "store"]),
     ("tokens/", &["domain", "tokens"]),
+    ("export/", &["domain", "export", "tokens"]),
     ("reporter/", &["domain", "reporter"]),
-    ("config/", &["agent", "endpoint", "grading", "sandbox", "scheduler", "store", "tools", "config"]),
+    ("config/", &["agent", "endpoint", "grading", "sandbox", "scheduler", "store", "tokens", "tools", "config"]),
     (
         "engine",
         &[
@@ -37,7 +38,7 @@ const RULES: [(&str, &[&str]); 18] = [
             "tools",
         ],
     ),
-    ("cli/", &["cli", "config", "domain", "endpoint", "engine", "reporter", "scheduler", "store", "tokens", "tools"]),
+    ("cli/", &["cli", "config", "domain", "endpoint", "engine", "export", "reporter", "scheduler", "store", "tokens", "tools"]),
     ("", &[]),
 ];
 

@@ -10,7 +10,7 @@ use std::{
 };
 use sweroll::{
     domain::Message,
-    tokens::{Counter, ScanError, ScanSettings, Source, Target, Tokenizer, scan, shards, template},
+    tokens::{Counter, FeedError, FeedSettings, Source, Target, Tokenizer, scan, shards, template},
 };
 
 fn fixture<T: for<'de> Deserialize<'de>>(name: &str) -> Vec<T> {
@@ -108,8 +108,8 @@ fn frames(records: &[String]) -> Vec<u8> {
     records.iter().flat_map(|record| zstd::bulk::compress(record.as_bytes(), 3).unwrap()).collect()
 }
 
-fn small_batches(threads: usize) -> ScanSettings {
-    ScanSettings { threads, batch_bytes: 4096, ..ScanSettings::default() }
+fn small_batches(threads: usize) -> FeedSettings {
+    FeedSettings { threads, batch_bytes: 4096, ..FeedSettings::default() }
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn damage_is_named() {
     let conversations: Vec<Conversation> = fixture("conversations.jsonl");
     let records: Vec<String> = conversations.iter().enumerate().map(|(id, conversation)| record(conversation, id)).collect();
     let folder = tempfile::tempdir().unwrap();
-    let check = |name: &str, data: &[u8], settings: &ScanSettings| {
+    let check = |name: &str, data: &[u8], settings: &FeedSettings| {
         let path = folder.path().join(name);
         fs::write(&path, data).unwrap();
         let error = scan(&[path.into()], &Counter::default(), settings).unwrap_err();
@@ -265,32 +265,32 @@ fn damage_is_named() {
     let whole = frames(&records);
     let (error, _) = check("torn.zst", &whole[..whole.len() - 5], &small_batches(2));
     assert!(
-        matches!(error, ScanError::Damaged { record, offset, .. } if record == records.len() as u64 - 1 && offset as usize == whole.len() - 5)
+        matches!(error, FeedError::Damaged { record, offset, .. } if record == records.len() as u64 - 1 && offset as usize == whole.len() - 5)
     );
 
     let mut flipped = whole.clone();
     flipped[frames(&records[..7]).len()..][..4].copy_from_slice(b"junk");
     let (error, _) = check("flipped.zst", &flipped, &small_batches(2));
-    assert!(matches!(error, ScanError::Damaged { record: 7, .. }), "{error}");
+    assert!(matches!(error, FeedError::Damaged { record: 7, .. }), "{error}");
 
     let mut bad = records.clone();
     bad[4] = "{\"trajectory_id\": \"a@0.1\"}\n".into();
     let (error, message) = check("bad.jsonl", bad.concat().as_bytes(), &small_batches(2));
-    assert!(matches!(error, ScanError::Record { record: 5, .. }) && message.contains("messages"), "{message}");
+    assert!(matches!(error, FeedError::Record { record: 5, .. }) && message.contains("messages"), "{message}");
 
     bad[4] = record(&Conversation { tools: "{}".into(), messages: conversations[4].messages.clone(), expected: BTreeMap::new() }, 4);
     let (_, message) = check("tools.jsonl", bad.concat().as_bytes(), &small_batches(2));
     assert!(message.contains("record 5") && message.contains("i@4.1") && message.contains("tools"), "{message}");
 
-    let long = ScanSettings { max_record_bytes: 100, ..small_batches(1) };
+    let long = FeedSettings { max_record_bytes: 100, ..small_batches(1) };
     let (error, _) = check("long.jsonl", records.concat().as_bytes(), &long);
-    assert!(matches!(error, ScanError::TooLong { record: 1, limit: 100, .. }));
+    assert!(matches!(error, FeedError::TooLong { record: 1, limit: 100, .. }));
 
     let empty = tempfile::tempdir().unwrap();
-    assert!(matches!(shards(&[empty.path().into()]), Err(ScanError::NoShards { .. })));
-    assert!(matches!(shards(&[empty.path().join("nothing")]), Err(ScanError::Read { .. })));
+    assert!(matches!(shards(&[empty.path().into()]), Err(FeedError::NoShards { .. })));
+    assert!(matches!(shards(&[empty.path().join("nothing")]), Err(FeedError::Read { .. })));
     let missing = scan(&[empty.path().join("nothing").into()], &Counter::default(), &small_batches(1));
-    assert!(matches!(missing, Err(ScanError::Read { .. })));
+    assert!(matches!(missing, Err(FeedError::Read { .. })));
 }
 
 /// A small `tokenizer.json`: bytes, two merges, and what is changed in it.

@@ -7,6 +7,7 @@ mod render;
 mod rerun;
 mod run;
 mod show;
+mod sources;
 mod summary;
 mod tokens;
 

@@ -1,19 +1,13 @@
 //! `sweroll tokens`: shards counted as their trainer will.
 
-use super::{CliError, Format, Outcome, print, render};
-use crate::{
-    store::{RunDir, View},
-    tokens::{
-        Counter, Target, Tokenizer,
-        report::{Report, ShardTokens},
-        scan::{self, ScanError, ScanSettings, Source},
-    },
+use super::{CliError, Format, Outcome, print, render, sources::sources};
+use crate::tokens::{
+    Counter, FeedSettings, Target, Tokenizer,
+    report::{Report, ShardTokens},
+    scan,
 };
 use clap::Args as ClapArgs;
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::PathBuf;
 
 #[derive(Debug, ClapArgs)]
 #[command(
@@ -49,28 +43,10 @@ pub fn run(args: &Args) -> Outcome {
     }
 }
 
-/// Counts what the paths stand for: of a run what its journal knows, anything else as it lies.
+/// Counts the trajectories that the paths stand for.
 pub fn count(paths: &[PathBuf], counter: &Counter, threads: usize) -> Result<Report, CliError> {
-    let mut sources = Vec::new();
-    for path in paths {
-        sources.extend(match RunDir::exists(path) {
-            true => of_run(path)?,
-            false => scan::shards(std::slice::from_ref(path)).map_err(CliError::usage)?,
-        });
-    }
-    scan::scan(&sources, counter, &ScanSettings { threads, ..ScanSettings::default() }).map_err(CliError::failed)
-}
-
-fn of_run(dir: &Path) -> Result<Vec<Source>, CliError> {
-    let view = View::open(dir).map_err(CliError::usage)?;
-    let superseded = view.superseded().map_err(CliError::failed)?;
-    let leave_out = Arc::new(superseded.iter().map(ToString::to_string).collect());
-    let shards = view.trajectories().into_iter();
-    let sources: Vec<_> = shards.map(|(path, bytes)| Source { path, bytes: Some(bytes), leave_out: Arc::clone(&leave_out) }).collect();
-    if sources.is_empty() {
-        return Err(CliError::usage(ScanError::NoShards { path: dir.to_owned() }));
-    }
-    Ok(sources)
+    let sources = sources(paths)?;
+    scan::scan(&sources, counter, &FeedSettings { threads, ..FeedSettings::default() }).map_err(CliError::failed)
 }
 
 /// The report for people.

@@ -27,22 +27,50 @@ impl Role {
 
 /// One message. Keys that a role does not use are empty, never null or absent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Stored")]
 pub struct Message {
     pub role: Role,
     pub content: String,
-    #[serde(default)]
     pub reasoning_content: String,
-    #[serde(default)]
     pub tool_calls: Vec<ToolCall>,
     /// Of a `tool` message: the call that it answers.
-    #[serde(default)]
     pub tool_call_id: String,
+    /// Trained on. False for all but the assistant's.
+    pub loss: bool,
+}
+
+/// As it is read: what a record of version 1, or of others, does not have is given.
+#[derive(Deserialize)]
+struct Stored {
+    role: Role,
+    content: String,
+    #[serde(default)]
+    reasoning_content: String,
+    #[serde(default)]
+    tool_calls: Vec<ToolCall>,
+    #[serde(default)]
+    tool_call_id: String,
+    loss: Option<bool>,
+}
+
+impl From<Stored> for Message {
+    fn from(Stored { role, content, reasoning_content, tool_calls, tool_call_id, loss }: Stored) -> Self {
+        let loss = loss.unwrap_or(true) && role == Role::Assistant;
+        Message { role, content, reasoning_content, tool_calls, tool_call_id, loss }
+    }
 }
 
 impl Message {
     #[must_use]
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Message { role, content: content.into(), reasoning_content: String::new(), tool_calls: Vec::new(), tool_call_id: String::new() }
+        Message {
+            role,
+            content: content.into(),
+            reasoning_content: String::new(),
+            tool_calls: Vec::new(),
+            tool_call_id: String::new(),
+            loss: role == Role::Assistant,
+        }
     }
 
     #[must_use]

@@ -4,7 +4,7 @@ use super::{AttemptId, Class, Failure, Grade, InstanceId, Message, Transcript, t
 use serde::{Deserialize, Serialize};
 
 /// Version of the record; raised when a key changes its meaning or type.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// How the agent stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -88,6 +88,9 @@ pub struct Trajectory {
     /// Of these, trained on.
     pub num_loss_tokens: i64,
     pub cost_usd: f64,
+    /// JSON array of strings: reasons to look at the record before training on it; `[]` for none.
+    #[serde(default = "no_reasons")]
+    pub suspect: String,
     /// [`UsageColumn`] as JSON in a string.
     pub usage: String,
     /// [`Meta`] as JSON in a string.
@@ -128,6 +131,20 @@ pub struct Meta {
     pub oom_kills: u64,
     /// Address of the instance, or empty.
     pub url: String,
+    /// How `num_tokens` and `num_loss_tokens` were counted; none while they are -1.
+    #[serde(default)]
+    pub counted: Option<Counted>,
+}
+
+/// What the token counts of a record mean.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// Chat template.
+    pub target: String,
+    /// SHA-256 of the tokenizer, hexadecimal.
+    pub tokenizer_digest: String,
+    /// Policy by which `messages[].loss` was set.
+    pub loss: String,
 }
 
 /// What the run knows of an attempt beside its transcript.
@@ -183,6 +200,7 @@ impl Trajectory {
             cpu_ms: ended_figures.2,
             oom_kills: ended_figures.3,
             url: facts.url.to_owned(),
+            counted: None,
         };
         let tools = if begun.tools.is_empty() { "[]".to_owned() } else { begun.tools.as_ref().to_owned() };
         Trajectory {
@@ -205,9 +223,23 @@ impl Trajectory {
             num_tokens: -1,
             num_loss_tokens: -1,
             cost_usd,
+            suspect: no_reasons(),
             usage: json(&UsageColumn { total: usage, turns }),
             meta: json(&meta),
         }
+    }
+
+    /// Reads a record of any version, as one of this version.
+    ///
+    /// # Errors
+    /// Where it is none, or of a newer version.
+    pub fn parse(record: &[u8]) -> Result<Self, RecordError> {
+        let mut trajectory: Trajectory = serde_json::from_slice(record)?;
+        if trajectory.schema_version > SCHEMA_VERSION {
+            return Err(RecordError::Newer { found: trajectory.schema_version });
+        }
+        trajectory.schema_version = SCHEMA_VERSION;
+        Ok(trajectory)
     }
 
     /// The `meta` column, parsed.
@@ -217,6 +249,19 @@ impl Trajectory {
     pub fn meta(&self) -> serde_json::Result<Meta> {
         serde_json::from_str(&self.meta)
     }
+}
+
+/// Why a line is no record.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    #[error("it is of version {found}, and this sweroll knows records up to {SCHEMA_VERSION}: use a newer one")]
+    Newer { found: u32 },
+}
+
+fn no_reasons() -> String {
+    "[]".to_owned()
 }
 
 fn json<T: Serialize>(value: &T) -> String {

@@ -40,7 +40,7 @@ pub fn read_at(layout: &Layout, location: &Location, max_record_bytes: u64) -> R
         _ => StoreError::io("read", &path, &e),
     })?;
     let record = frame::decompress(&frame, max_record_bytes).map_err(|e| damaged(format!("the frame cannot be read: {e}")))?;
-    serde_json::from_slice(&record).map_err(|e| damaged(format!("the record cannot be read: {e}")))
+    Trajectory::parse(&record).map_err(|e| damaged(format!("the record cannot be read: {e}")))
 }
 
 /// The live shard of a stream: committed bytes, and behind them frames that wait for the journal.

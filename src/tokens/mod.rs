@@ -2,6 +2,7 @@
 
 mod added;
 mod classes;
+pub mod feed;
 mod hf;
 pub mod mask;
 mod pyjson;
@@ -13,8 +14,9 @@ mod tiktoken;
 mod tokenizer;
 mod vocab;
 
+pub use feed::{FeedError, FeedSettings, Source, feed, shards};
 pub use mask::{ByRole, Counter, Counts};
 pub use report::{Report, ShardTokens};
-pub use scan::{ScanError, ScanSettings, Source, scan, shards};
+pub use scan::scan;
 pub use template::{Target, TemplateError};
 pub use tokenizer::{Tokenizer, TokenizerError};

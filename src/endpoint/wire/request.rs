@@ -80,7 +80,7 @@ struct One<'a> {
 impl Serialize for One<'_> {
     /// Empties are left out but for `content`: some hosts refuse a message without it.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Message { role, content, reasoning_content, tool_calls, tool_call_id } = self.message;
+        let Message { role, content, reasoning_content, tool_calls, tool_call_id, loss: _ } = self.message;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("role", role)?;
         if !tool_call_id.is_empty() {

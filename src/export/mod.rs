@@ -1,0 +1,139 @@
+//! Trajectories in the forms that trainers and peers read: one file a form, all pure.
+
+mod atif;
+mod axolotl;
+mod flat;
+mod llama_factory;
+mod ms_swift;
+mod nemo_rl;
+mod openai;
+mod slime;
+mod swe_agent_traj;
+mod swe_bench_preds;
+mod trl;
+mod verl;
+
+use crate::domain::Trajectory;
+use std::{fmt, str::FromStr};
+
+/// What reads the export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Format {
+    OpenAi,
+    Flat,
+    MsSwift,
+    LlamaFactory,
+    Verl,
+    Trl,
+    Axolotl,
+    NemoRl,
+    Slime,
+    SweAgentTraj,
+    Atif,
+    SweBenchPreds,
+}
+
+/// What becomes of the assistant's `reasoning_content`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reasoning {
+    /// Stays in its key, where the form has one.
+    Keep,
+    /// Goes before the content, as `<think>\n...\n</think>\n\n`.
+    Inline,
+    Drop,
+}
+
+/// How an export lies on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Container {
+    /// `.jsonl.zst`: a row a line.
+    Lines,
+    Parquet,
+    /// A file a trajectory.
+    Files,
+}
+
+/// Why a trajectory has no row in a form.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unfit(pub String);
+
+impl Format {
+    pub const ALL: [Format; 12] = [
+        Format::OpenAi,
+        Format::Flat,
+        Format::MsSwift,
+        Format::LlamaFactory,
+        Format::Verl,
+        Format::Trl,
+        Format::Axolotl,
+        Format::NemoRl,
+        Format::Slime,
+        Format::SweAgentTraj,
+        Format::Atif,
+        Format::SweBenchPreds,
+    ];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Format::OpenAi => "openai",
+            Format::Flat => "flat",
+            Format::MsSwift => "ms-swift",
+            Format::LlamaFactory => "llama-factory",
+            Format::Verl => "verl",
+            Format::Trl => "trl",
+            Format::Axolotl => "axolotl",
+            Format::NemoRl => "nemo-rl",
+            Format::Slime => "slime",
+            Format::SweAgentTraj => "swe-agent-traj",
+            Format::Atif => "atif",
+            Format::SweBenchPreds => "swe-bench-preds",
+        }
+    }
+
+    /// Appends the trajectory's row to `out`: one JSON object, no line feed.
+    ///
+    /// # Errors
+    /// Where the form cannot hold the trajectory; `out` may then hold a part of it.
+    pub fn write(self, trajectory: &Trajectory, reasoning: Reasoning, out: &mut Vec<u8>) -> Result<(), Unfit> {
+        match self {
+            Format::OpenAi => openai::write(trajectory, reasoning, out),
+            Format::Flat => flat::write(trajectory, reasoning, out),
+            Format::MsSwift => ms_swift::write(trajectory, reasoning, out),
+            Format::LlamaFactory => llama_factory::write(trajectory, reasoning, out),
+            Format::Verl => verl::write(trajectory, reasoning, out),
+            Format::Trl => trl::write(trajectory, reasoning, out),
+            Format::Axolotl => axolotl::write(trajectory, reasoning, out),
+            Format::NemoRl => nemo_rl::write(trajectory, reasoning, out),
+            Format::Slime => slime::write(trajectory, reasoning, out),
+            Format::SweAgentTraj => swe_agent_traj::write(trajectory, reasoning, out),
+            Format::Atif => atif::write(trajectory, reasoning, out),
+            Format::SweBenchPreds => swe_bench_preds::write(trajectory, reasoning, out),
+        }
+    }
+
+    /// How it is written unless told otherwise.
+    #[must_use]
+    pub fn container(self) -> Container {
+        match self {
+            Format::Verl => Container::Parquet,
+            Format::SweAgentTraj | Format::Atif => Container::Files,
+            _ => Container::Lines,
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Format {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Format::ALL.into_iter().find(|format| format.as_str() == text);
+        found.ok_or_else(|| format!("{text:?} is no form; there are {}", Format::ALL.map(Format::as_str).join(", ")))
+    }
+}
