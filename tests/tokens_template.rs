@@ -15,8 +15,10 @@ struct Conversation {
     tools: String,
 }
 
+/// Of the fixture, or of the file that `SWEROLL_CONVERSATIONS` names.
 fn conversations() -> Vec<Conversation> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tokens/conversations.jsonl");
+    let fixture = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tokens/conversations.jsonl");
+    let path = std::env::var_os("SWEROLL_CONVERSATIONS").map_or_else(fixture, Into::into);
     fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 

@@ -13,7 +13,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-const AFTER: &str = "Examples:
+const AFTER: &str = "Example:
   sweroll tokens runs/first
   sweroll tokens runs/first --loss mask-errors --context 40960
   sweroll tokens runs/first --check
