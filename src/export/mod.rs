@@ -2,11 +2,14 @@
 
 mod atif;
 mod axolotl;
+mod card;
 mod flat;
 mod llama_factory;
 mod ms_swift;
 mod nemo_rl;
 mod openai;
+mod row;
+mod shape;
 mod slime;
 mod swe_agent_traj;
 mod swe_bench_preds;
@@ -14,6 +17,7 @@ mod trl;
 mod verl;
 
 use crate::domain::Trajectory;
+use shape::Column;
 use std::{fmt, str::FromStr};
 
 /// What reads the export.
@@ -120,6 +124,44 @@ impl Format {
             Format::Verl => Container::Parquet,
             Format::SweAgentTraj | Format::Atif => Container::Files,
             _ => Container::Lines,
+        }
+    }
+
+    /// What becomes of the reasoning unless told otherwise: kept where the form has a key for it, as the templates of targets that
+    /// think render it and those of others pass over it; dropped where it could only be text that the target does not write.
+    #[must_use]
+    pub fn reasoning_default(self) -> Reasoning {
+        match self {
+            Format::Flat | Format::LlamaFactory | Format::MsSwift => Reasoning::Drop,
+            _ => Reasoning::Keep,
+        }
+    }
+
+    /// The row says which messages are trained on, in a way that its trainer heeds. Where not, the trainer decides.
+    #[must_use]
+    pub fn carries_loss(self) -> bool {
+        matches!(self, Format::OpenAi | Format::MsSwift | Format::LlamaFactory | Format::Axolotl | Format::Slime)
+    }
+
+    /// Columns of the row for Parquet. None: the form is not for tables.
+    #[cfg(feature = "parquet")]
+    #[must_use]
+    pub fn schema(self) -> Option<arrow_schema::Schema> {
+        self.columns().map(|columns| shape::arrow::schema(&columns))
+    }
+
+    /// Files to be written beside the data, name and content. `files`: of each split its name, and its files relative to where
+    /// the companions go.
+    #[must_use]
+    pub fn companions(self, files: &[(String, Vec<String>)]) -> Vec<(String, Vec<u8>)> {
+        let Some(columns) = self.columns() else { return Vec::new() };
+        vec![("README.md".to_owned(), card::card(self, &columns, files).into_bytes())]
+    }
+
+    fn columns(self) -> Option<Vec<Column>> {
+        match self {
+            Format::OpenAi => Some(openai::columns()),
+            _ => None,
         }
     }
 }
