@@ -108,14 +108,6 @@ pub struct IndexLine {
     pub digest: String,
 }
 
-impl SealedFile {
-    /// Name of the index.
-    #[must_use]
-    pub fn index(&self) -> String {
-        format!("{}.index.jsonl", self.file.trim_end_matches(".jsonl.zst"))
-    }
-}
-
 impl Sealed {
     /// Where the files of a sealed dataset lie.
     #[must_use]
