@@ -15,6 +15,7 @@ pub mod rerun;
 pub mod row;
 pub mod run_dir;
 pub mod sealed;
+pub mod seek;
 pub mod shard;
 pub mod spool;
 pub mod state;
