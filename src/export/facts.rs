@@ -6,7 +6,11 @@ use super::{
     select::Rules,
 };
 use crate::{
-    domain::{AttemptId, Message, RecordError, Resolved, SCHEMA_VERSION, transcript::Usage},
+    domain::{
+        AttemptId, Message, Resolved,
+        trajectory::{RecordError, SCHEMA_VERSION},
+        transcript::Usage,
+    },
     tokens::Counter,
 };
 use minijinja::Value;

@@ -1,8 +1,6 @@
 //! What an export is: `export.json`, and what the command prints.
 
-use super::{
-    select::{Dropped, Why},
-};
+use super::select::{Dropped, Why};
 use crate::domain::Resolved;
 use serde::{Deserialize, Serialize};
 use std::ops::AddAssign;

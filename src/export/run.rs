@@ -6,15 +6,15 @@ use super::{
     report::{EXPORT_FORMAT, FileReport, Report, SourceReport, SplitReport, Tally, UnfitReport},
     select::{Dropped, Rules, Why},
     split::Splits,
-    write::{self, Building, Encoding, Files, Settings, Shards, Stream, io_error},
+    write::{self, Building, Encoding, Files, Settings, Shards, Stream},
 };
 use crate::{
     domain::{Role, Trajectory},
-    tokens::{Counter, FeedError, FeedSettings, Source, feed, feed::Batch},
+    tokens::{CountError, Counter, FeedError, FeedSettings, LossPolicy, Settings as TokenSettings, Source, Target, feed, feed::Batch},
 };
 use std::{
     collections::{HashMap, HashSet},
-    fs, io,
+    io,
     path::PathBuf,
     thread,
 };
@@ -26,8 +26,8 @@ pub struct Options {
     pub reasoning: Reasoning,
     pub rules: Rules,
     pub splits: Splits,
-    /// Counts records that are not counted.
-    pub counter: Counter,
+    /// Set anew which messages are trained on; none: as the records say.
+    pub loss: Option<LossPolicy>,
     pub out: PathBuf,
     /// An earlier export may be there and is replaced.
     pub overwrite: bool,
@@ -192,16 +192,14 @@ fn read(sources: &[Source], options: &Options, progress: &mut dyn FnMut(Progress
     let mut matched = vec![false; rules.exclude.entries().len()];
     let mut dropped = Dropped::new();
     let mut count = 0;
+    let counter = Counter::default();
     let work = |batch: &Batch<'_>| {
         let mut seen = Vec::new();
         for (record, line) in batch.records() {
             let row = Row::parse(line).map_err(|e| batch.wrong(record, "", e))?;
             let left_out = batch.source.leave_out.contains(row.trajectory_id.as_ref());
-            let found = if left_out {
-                None
-            } else {
-                Some(row.seen(rules, &options.counter).map_err(|e| batch.wrong(record, &row.trajectory_id, e))?)
-            };
+            let found =
+                if left_out { None } else { Some(row.seen(rules, &counter).map_err(|e| batch.wrong(record, &row.trajectory_id, e))?) };
             seen.push((record, found));
         }
         Ok((batch.index, seen))
@@ -240,8 +238,9 @@ struct Place {
 struct Rendered {
     stream: usize,
     row: Vec<u8>,
-    /// Of files alone: name and checksum.
+    /// Of the file, where the form names it; else empty.
     name: String,
+    /// Where the row is a file.
     sha256: String,
     tally: Tally,
     instance: u64,
@@ -298,6 +297,7 @@ fn write(
                         written.instances.insert(instance);
                         match options.container {
                             Container::Files => files.push(stream, &name, &row, sha256, tally)?,
+                            _ if !name.is_empty() => files.append(stream, &name, &row, tally)?,
                             _ => shards.push(stream, &row, tally)?,
                         }
                     }
@@ -315,7 +315,7 @@ fn write(
             Ok(())
         })?;
         let mut reports = shards.finish()?;
-        reports.extend(files.finish());
+        reports.extend(files.finish()?);
         Ok(reports)
     })
 }
@@ -332,25 +332,40 @@ fn render(line: &[u8], place: Place, options: &Options) -> Result<Outcome, Strin
     if hash(id.as_str()) != place.id {
         return Ok(Outcome::Changed);
     }
-    if trajectory.num_tokens < 0 {
-        // What cannot be counted stays at -1.
-        let _ = options.counter.fill(&mut trajectory);
+    let unfit = |why: String| Ok(Outcome::Unfit(UnfitReport { id: id.clone(), why }));
+    if let Some(policy) = options.loss
+        && let Err(why) = mask(policy, &mut trajectory)
+    {
+        return unfit(format!("the loss policy cannot be applied: {why}"));
+    }
+    if trajectory.num_tokens < 0
+        && let Ok(counts) = Counter::default().count(&trajectory.messages, &trajectory.tools)
+    {
+        (trajectory.num_tokens, trajectory.num_loss_tokens) = (counts.total as i64, counts.loss as i64);
     }
     let mut row = Vec::with_capacity(line.len());
     if let Err(why) = options.form.write(&trajectory, options.reasoning, &mut row) {
-        return Ok(Outcome::Unfit(UnfitReport { id, why: why.to_string() }));
+        return unfit(why.to_string());
     }
     row.push(b'\n');
     let masked = trajectory.messages.iter().any(|message| message.role == Role::Assistant && !message.loss);
     let is_file = options.container == Container::Files;
+    let names_files = is_file || (options.container, options.form.container()) == (Container::PlainLines, Container::PlainLines);
     Ok(Outcome::Row(Rendered {
         stream: place.stream.into(),
-        name: if is_file { options.form.file_name(&trajectory) } else { String::new() },
+        name: if names_files { options.form.file_name(&trajectory) } else { String::new() },
         sha256: if is_file { write::sha256(&row) } else { String::new() },
         tally: Tally::new(trajectory.resolved, trajectory.num_tokens, trajectory.num_loss_tokens, masked, row.len()),
         instance: hash(trajectory.instance_id.as_str()),
         row,
     }))
+}
+
+/// Masks by the policy and counts under the target that the record was counted under, where that is a built-in one.
+fn mask(policy: LossPolicy, trajectory: &mut Trajectory) -> Result<(), CountError> {
+    let counted = trajectory.meta().ok().and_then(|meta| meta.counted);
+    let target = counted.and_then(|counted| counted.target.parse::<Target>().ok()).unwrap_or_default();
+    Counter::from(TokenSettings { target, loss: policy }).fill(trajectory)
 }
 
 /// Writes what the form wants beside the data.

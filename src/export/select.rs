@@ -178,10 +178,8 @@ impl Rules {
     #[must_use]
     pub fn choose(&self, records: &[&Facts]) -> Vec<Option<Why>> {
         let mut identities = HashSet::new();
-        let mut fates: Vec<Option<Why>> = records
-            .iter()
-            .map(|facts| if identities.insert(facts.identity) { self.refuse(facts) } else { Some(Why::Repeated) })
-            .collect();
+        let mut fates: Vec<Option<Why>> =
+            records.iter().map(|facts| if identities.insert(facts.identity) { self.refuse(facts) } else { Some(Why::Repeated) }).collect();
         if self.dedup.is_some() || self.per_instance.is_some() {
             let mut best_first: Vec<usize> = (0..records.len()).filter(|at| fates[*at].is_none()).collect();
             best_first.sort_by_cached_key(|at| (self.rank(records[*at]), *at));

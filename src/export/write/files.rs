@@ -1,11 +1,11 @@
-//! A file a trajectory.
+//! Files that the form names: one a trajectory, or one that many append to.
 
-use super::{ExportError, Stream, io_error, report};
+use super::{ExportError, Stream, file::Hashed, io_error, report};
 use crate::export::report::{FileReport, Tally};
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     fs::{self, File},
-    io::Write,
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -18,12 +18,23 @@ pub struct Files {
     streams: Vec<Stream>,
     /// In lower case: some file systems know no other.
     taken: HashSet<String>,
+    /// Files that are appended to, by their names.
+    open: BTreeMap<String, Appended>,
     done: Vec<FileReport>,
 }
 
+struct Appended {
+    file: Hashed,
+    split: String,
+    tally: Tally,
+}
+
+/// Files that are appended to at once, at most.
+const MAX_OPEN: usize = 256;
+
 impl Files {
     pub fn new(dir: &Path, streams: &[Stream]) -> Self {
-        Files { dir: dir.to_owned(), streams: streams.to_vec(), taken: HashSet::new(), done: Vec::new() }
+        Files { dir: dir.to_owned(), streams: streams.to_vec(), taken: HashSet::new(), open: BTreeMap::new(), done: Vec::new() }
     }
 
     /// Writes one file. `name`: its path within the stream, made safe here; a name that is taken gets a number.
@@ -31,17 +42,49 @@ impl Files {
     /// # Errors
     /// Where it cannot be written.
     pub fn push(&mut self, stream: usize, name: &str, content: &[u8], sha256: String, tally: Tally) -> Result<(), ExportError> {
-        let (split, folder) = (self.streams[stream].split.clone(), self.streams[stream].name());
-        let name = if self.streams.len() == 1 { safe(name) } else { format!("{folder}/{}", safe(name)) };
+        let name = self.place(stream, name);
         let name = self.untaken(name);
-        let path = self.dir.join(&name);
+        let path = self.path(&name)?;
+        let mut file = File::create_new(&path).map_err(io_error("create", &path))?;
+        file.write_all(content).and_then(|()| file.sync_data()).map_err(io_error("write", &path))?;
+        self.done.push(report(name, &self.streams[stream].split, tally, content.len() as u64, sha256));
+        Ok(())
+    }
+
+    /// Appends a row to the file of that name.
+    ///
+    /// # Errors
+    /// Where it cannot be written, or there are too many files.
+    pub fn append(&mut self, stream: usize, name: &str, row: &[u8], tally: Tally) -> Result<(), ExportError> {
+        let name = self.place(stream, name);
+        if !self.open.contains_key(&name) {
+            let path = self.path(&name)?;
+            if self.open.len() == MAX_OPEN {
+                let too_many = io::Error::other(format!("the rows go to more than {MAX_OPEN} files: export fewer samples at a time"));
+                return Err(io_error("create", &path)(too_many));
+            }
+            let file = Hashed::create(&path).map_err(io_error("create", &path))?;
+            let split = self.streams[stream].split.clone();
+            self.open.insert(name.clone(), Appended { file, split, tally: Tally::default() });
+        }
+        if let Some(Appended { file, tally: sum, .. }) = self.open.get_mut(&name) {
+            file.write_all(row).map_err(io_error("write", &self.dir.join(&name)))?;
+            *sum += tally;
+        }
+        Ok(())
+    }
+
+    /// Path within the export.
+    fn place(&self, stream: usize, name: &str) -> String {
+        if self.streams.len() == 1 { safe(name) } else { format!("{}/{}", self.streams[stream].name(), safe(name)) }
+    }
+
+    fn path(&self, name: &str) -> Result<PathBuf, ExportError> {
+        let path = self.dir.join(name);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(io_error("create", parent))?;
         }
-        let mut file = File::create_new(&path).map_err(io_error("create", &path))?;
-        file.write_all(content).and_then(|()| file.sync_data()).map_err(io_error("write", &path))?;
-        self.done.push(report(name, &split, tally, content.len() as u64, sha256));
-        Ok(())
+        Ok(path)
     }
 
     fn untaken(&mut self, name: String) -> String {
@@ -55,8 +98,16 @@ impl Files {
         candidate
     }
 
-    pub fn finish(self) -> Vec<FileReport> {
-        self.done
+    /// The files, in the order in which they were written, then those that were appended to.
+    ///
+    /// # Errors
+    /// Where one cannot be written.
+    pub fn finish(mut self) -> Result<Vec<FileReport>, ExportError> {
+        for (name, Appended { file, split, tally }) in std::mem::take(&mut self.open) {
+            let (bytes, sha256) = file.finish().map_err(io_error("write", &self.dir.join(&name)))?;
+            self.done.push(report(name, &split, tally, bytes, sha256));
+        }
+        Ok(self.done)
     }
 }
 
@@ -101,7 +152,7 @@ mod tests {
         for name in ["a.d/b", "A.d/b", "x.json", "x.json", "x.json"] {
             files.push(0, name, name.as_bytes(), String::new(), Tally::default()).unwrap();
         }
-        let names: Vec<String> = files.finish().into_iter().map(|file| file.file).collect();
+        let names: Vec<String> = files.finish().unwrap().into_iter().map(|file| file.file).collect();
         assert_eq!(names, ["a.d/b", "A.d/b-2", "x.json", "x-2.json", "x-3.json"]);
         assert_eq!(std::fs::read(dir.path().join("x-3.json")).unwrap(), b"x.json");
     }
