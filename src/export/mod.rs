@@ -54,8 +54,10 @@ pub enum Container {
     /// `.jsonl.zst`: a row a line.
     Lines,
     Parquet,
-    /// A file a trajectory.
+    /// A file a trajectory, named by [`Format::file_name`]: the row as it is.
     Files,
+    /// Plain `.jsonl`, never compressed: a row a line, in the file that [`Format::file_name`] says.
+    PlainLines,
 }
 
 /// Why a trajectory has no row in a form.
@@ -124,7 +126,20 @@ impl Format {
         match self {
             Format::Verl | Format::Slime => Container::Parquet,
             Format::SweAgentTraj | Format::Atif => Container::Files,
+            Format::SweBenchPreds => Container::PlainLines,
             _ => Container::Lines,
+        }
+    }
+
+    /// The file of a trajectory's row in [`Container::Files`] and [`Container::PlainLines`], relative to the export, parted by `/`.
+    /// It holds no name but the instance's, the sample's number and ours, so it stays below where it is put.
+    #[must_use]
+    pub fn file_name(self, trajectory: &Trajectory) -> String {
+        match self {
+            Format::SweAgentTraj => swe_agent_traj::file_name(trajectory),
+            Format::Atif => atif::file_name(trajectory),
+            Format::SweBenchPreds => swe_bench_preds::file_name(trajectory),
+            _ => format!("{}.json", trajectory.trajectory_id),
         }
     }
 
