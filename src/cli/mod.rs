@@ -10,6 +10,7 @@ mod show;
 mod sources;
 mod summary;
 mod tokens;
+mod verify;
 
 use crate::store::dataset::BadRow;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -73,6 +74,8 @@ enum Command {
     Tokens(tokens::Args),
     /// Say how a run stands, from its directory
     Summary(summary::Args),
+    /// Prove that a run or a sealed dataset is whole and in order
+    Verify(verify::Args),
     /// Show one trajectory
     Show(show::Args),
     /// Serve a scripted OpenAI-compatible endpoint, to rehearse a run without paying
@@ -99,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Rerun(args) => rerun::run(*args),
         Command::Tokens(args) => tokens::run(&args),
         Command::Summary(args) => summary::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Show(args) => show::run(&args),
         Command::Endpoint(args) => endpoint::run(args),
         Command::Demo(args) => demo::run(&args),

@@ -15,10 +15,12 @@ pub mod rerun;
 pub mod row;
 pub mod run_dir;
 pub mod sealed;
+pub mod seek;
 pub mod shard;
 pub mod spool;
 pub mod state;
 pub mod summary;
+pub mod verify;
 mod view;
 mod writer;
 

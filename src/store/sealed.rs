@@ -1,9 +1,12 @@
 //! A sealed dataset: what `seal` and `merge` write and trainers load. `DIR/data` appears as a whole, described by `sealed.json` in it.
 
 use super::{StoreError, fact::Stream};
-use crate::domain::{AttemptId, Resolved};
+use crate::domain::{AttemptId, ExitReason, Resolved};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 /// Version of `sealed.json` and of the indexes; raised when a key changes its meaning or type.
 pub const SEALED_FORMAT: u64 = 1;
@@ -16,12 +19,24 @@ pub struct Sealed {
     pub schema_version: u32,
     /// The runs whose records these are.
     pub runs: Vec<SealedRun>,
-    /// Chat template of the token counts, and SHA-256 of it and of the tokenizer, hexadecimal.
+    #[serde(flatten)]
+    pub counts: CountedBy,
+    pub files: Vec<SealedFile>,
+}
+
+/// What the token counts and the loss mask of all records mean.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CountedBy {
+    /// Chat template, by its name or its file.
     pub target: String,
+    /// SHA-256 of the template: of its file, or of what the built-in one makes of a fixed conversation.
     pub template_digest: String,
+    /// Name or file of the tokenizer.
     pub tokenizer: String,
     pub tokenizer_digest: String,
-    pub files: Vec<SealedFile>,
+    /// Policy by which `messages[].loss` was set.
+    #[serde(default)]
+    pub loss: String,
 }
 
 /// One run in a sealed dataset.
@@ -57,6 +72,22 @@ pub struct SealedFile {
     pub loss_tokens: u64,
     /// Rows that could not be counted.
     pub uncounted: u64,
+    /// Rows by how the agent stopped.
+    pub exit_reasons: BTreeMap<ExitReason, u64>,
+}
+
+impl SealedFile {
+    /// Name of the index within `data/`.
+    #[must_use]
+    pub fn index(&self) -> String {
+        index_of(&self.file)
+    }
+}
+
+/// Name of the index of a shard.
+#[must_use]
+pub fn index_of(file: &str) -> String {
+    format!("{}.index.jsonl", file.strip_suffix(".jsonl.zst").unwrap_or(file))
 }
 
 /// One line of an index: where a record lies. In the order of the records.

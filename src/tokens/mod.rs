@@ -4,6 +4,7 @@ mod added;
 mod classes;
 pub mod feed;
 mod hf;
+pub mod loss;
 pub mod mask;
 mod pyjson;
 pub mod report;
@@ -15,8 +16,19 @@ mod tokenizer;
 mod vocab;
 
 pub use feed::{FeedError, FeedSettings, Source, feed, shards};
-pub use mask::{ByRole, Counter, Counts};
+pub use loss::LossPolicy;
+pub use mask::{ByRole, CountError, Counter, Counts};
 pub use report::{Report, ShardTokens};
 pub use scan::scan;
 pub use template::{Target, TemplateError};
 pub use tokenizer::{Tokenizer, TokenizerError};
+
+use serde::{Deserialize, Serialize};
+
+/// How the trajectories of a run are counted and masked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    pub target: Target,
+    pub loss: LossPolicy,
+}

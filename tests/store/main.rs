@@ -114,6 +114,7 @@ fn entries(id: &AttemptId, turns: usize) -> Vec<Entry> {
             truncated: false,
             timed_out: false,
             malformed: false,
+            failed: false,
         }));
     }
     entries
