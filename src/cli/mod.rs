@@ -12,6 +12,7 @@ mod show;
 mod sources;
 mod summary;
 mod tokens;
+mod verify;
 
 use crate::store::dataset::BadRow;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -79,6 +80,8 @@ enum Command {
     Merge(merge::Args),
     /// Say how a run stands, from its directory
     Summary(summary::Args),
+    /// Prove that a run or a sealed dataset is whole and in order
+    Verify(verify::Args),
     /// Show one trajectory
     Show(show::Args),
     /// Serve a scripted OpenAI-compatible endpoint, to rehearse a run without paying
@@ -107,6 +110,7 @@ pub fn main() -> ExitCode {
         Command::Seal(args) => seal::run(&args),
         Command::Merge(args) => merge::run(&args),
         Command::Summary(args) => summary::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Show(args) => show::run(&args),
         Command::Endpoint(args) => endpoint::run(args),
         Command::Demo(args) => demo::run(&args),

@@ -1,7 +1,10 @@
 //! The options of `run`, and how they become settings: defaults < file < environment < flags.
 
 use super::CliError;
-use crate::config::{self, Settings};
+use crate::{
+    config::{self, Settings},
+    tokens::{LossPolicy, Target},
+};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -80,6 +83,12 @@ pub struct Identity {
     /// Where tool calls run: docker, or local (a plain process, isolates nothing) [default: docker]
     #[arg(long, value_name = "BACKEND", env = "SWEROLL_SANDBOX", help_heading = "Sandbox")]
     pub sandbox: Option<String>,
+    /// Chat template that tokens are counted with: qwen3-instruct-2507, or qwen3 (hybrid, with reasoning) [default: qwen3-instruct-2507]
+    #[arg(long, value_name = "NAME", env = "SWEROLL_TARGET", help_heading = "Training")]
+    pub target: Option<Target>,
+    /// Replies that are trained on: all or last, and mask-errors, mask-malformed behind commas [default: all]
+    #[arg(long, value_name = "POLICY", env = "SWEROLL_LOSS", help_heading = "Training")]
+    pub loss: Option<LossPolicy>,
     /// Settings file (TOML); flags and environment win over it
     #[arg(long, value_name = "FILE", env = "SWEROLL_CONFIG", help_heading = "Settings")]
     pub config: Option<PathBuf>,
@@ -116,6 +125,8 @@ impl Identity {
         layer.set("scaffold.format", self.call_format.clone());
         layer.set("agent.turns", self.max_turns.map(i64::from));
         layer.set("sandbox.backend", self.sandbox.clone());
+        layer.set("tokens.target", self.target.map(|target| target.to_string()));
+        layer.set("tokens.loss", self.loss.map(|loss| loss.to_string()));
         self.set.iter().try_for_each(|assignment| layer.assign(assignment)).map_err(CliError::usage)
     }
 }

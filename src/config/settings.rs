@@ -3,7 +3,7 @@
 use super::ConfigError;
 use crate::{
     agent::{machine, prompt},
-    endpoint, grading, sandbox, scheduler, store,
+    endpoint, grading, sandbox, scheduler, store, tokens,
 };
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -22,6 +22,7 @@ pub struct Settings {
     pub grading: grading::Settings,
     pub scheduler: scheduler::policy::Policy,
     pub store: store::Settings,
+    pub tokens: tokens::Settings,
     pub seal: store::seal::Settings,
 }
 

@@ -1,8 +1,27 @@
-//! To be written.
+//! OpenAI's messages as the record has them: calls native, arguments the exact text of the model, `tools` a JSON array in a string.
 
-use super::{Reasoning, Unfit};
+use super::{
+    Reasoning, Unfit,
+    row::{About, Masked, put},
+    shape::{Column, Kind},
+};
 use crate::domain::Trajectory;
+use serde::Serialize;
 
-pub(super) fn write(_trajectory: &Trajectory, _reasoning: Reasoning, _out: &mut Vec<u8>) -> Result<(), Unfit> {
-    Err(Unfit("not written yet".into()))
+#[derive(Serialize)]
+struct Row<'t> {
+    messages: Vec<Masked<'t>>,
+    tools: &'t str,
+    #[serde(flatten)]
+    about: About<'t>,
+}
+
+pub(super) fn write(trajectory: &Trajectory, reasoning: Reasoning, out: &mut Vec<u8>) -> Result<(), Unfit> {
+    let messages = trajectory.messages.iter().map(|message| Masked::of(message, reasoning)).collect();
+    put(&Row { messages, tools: &trajectory.tools, about: About::of(trajectory, reasoning) }, out)
+}
+
+pub(super) fn columns() -> Vec<Column> {
+    let messages = Kind::list(Kind::Struct(Masked::columns()));
+    About::after(vec![Column("messages", messages), Column("tools", Kind::Text)])
 }

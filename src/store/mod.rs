@@ -23,6 +23,7 @@ pub mod shard;
 pub mod spool;
 pub mod state;
 pub mod summary;
+pub mod verify;
 mod view;
 mod writer;
 

@@ -156,7 +156,7 @@ impl Sealed {
         let path = Self::data(dir).join("sealed.json");
         let text = match std::fs::read(&path) {
             Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => return Ok(None),
             Err(e) => return Err(StoreError::io("read", &path, &e)),
         };
         #[derive(Deserialize)]
