@@ -5,7 +5,9 @@ mod datasets;
 mod disks;
 mod format;
 mod journals;
+mod merges;
 mod run_dirs;
+mod seals;
 mod states;
 mod verify;
 
