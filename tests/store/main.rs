@@ -5,7 +5,11 @@ mod datasets;
 mod disks;
 mod format;
 mod journals;
+mod old;
 mod run_dirs;
+mod schema;
+#[path = "../common/schema.rs"]
+mod schema_file;
 mod states;
 mod verify;
 
