@@ -2,6 +2,7 @@
 
 mod demo;
 mod endpoint;
+mod export;
 mod options;
 mod render;
 mod rerun;
@@ -76,6 +77,8 @@ enum Command {
     Summary(summary::Args),
     /// Prove that a run or a sealed dataset is whole and in order
     Verify(verify::Args),
+    /// Write trajectories as a trainer reads them: selected, split, as lines or Parquet
+    Export(Box<export::Args>),
     /// Show one trajectory
     Show(show::Args),
     /// Serve a scripted OpenAI-compatible endpoint, to rehearse a run without paying
@@ -103,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Tokens(args) => tokens::run(&args),
         Command::Summary(args) => summary::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Export(args) => export::run(*args),
         Command::Show(args) => show::run(&args),
         Command::Endpoint(args) => endpoint::run(args),
         Command::Demo(args) => demo::run(&args),
