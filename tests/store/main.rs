@@ -5,6 +5,8 @@ mod datasets;
 mod disks;
 mod format;
 mod journals;
+#[cfg(feature = "parquet")]
+mod parquets;
 mod run_dirs;
 mod states;
 
