@@ -288,3 +288,17 @@ fn the_stamp_changes_with_what_would_be_read() {
     assert!(dataset::stamp(&file, None).unwrap().unwrap().starts_with(&format!("{}-", fs::metadata(&file).unwrap().len())));
     assert_eq!(dataset::stamp(&dir.path().join("gone"), None).unwrap(), None);
 }
+
+/// The real rows: lists of tens of thousands of ids, patches of megabytes.
+#[test]
+fn the_real_set_is_the_same_out_of_parquet() {
+    let Ok(real) = std::env::var("SWEROLL_REALSET") else {
+        assert!(std::env::var_os("CI").is_none(), "SWEROLL_REALSET must name the real set's instances.jsonl");
+        eprintln!("skipped: SWEROLL_REALSET is not set");
+        return;
+    };
+    let rows: Vec<Value> = fs::read_to_string(&real).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let dir = laid(&[("train-00000-of-00002.parquet", plain(&rows[..5])), ("train-00001-of-00002.parquet", plain(&rows[5..]))]);
+    let wanted = scan(Path::new(&real), &Options::default()).1.unwrap();
+    assert_eq!(scan(dir.path(), &Options::default()).1.unwrap(), wanted);
+}
