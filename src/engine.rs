@@ -109,7 +109,7 @@ pub async fn run(
     };
     let engine = Arc::new(Engine {
         sampling: serde_json::Value::Object(settings.endpoint.parameters()?),
-        counter: Counter::default(),
+        counter: Counter::from(settings.tokens),
         drafts: Mutex::default(),
         runners: grading::Runners::default(),
         provider: Arc::clone(&provider),

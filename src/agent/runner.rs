@@ -171,7 +171,11 @@ impl Runner<'_> {
         let mut submitted = false;
         for call in &calls {
             let (call, plan) = match call {
-                _ if submitted => (call.as_ref().unwrap_or_else(|bad| &bad.call), Plan::Say(AFTER_SUBMIT.to_owned())),
+                _ if submitted => {
+                    let call = call.as_ref().unwrap_or_else(|bad| &bad.call);
+                    self.observe(Observation { failed: true, ..self.said(call, AFTER_SUBMIT) }).await?;
+                    continue;
+                }
                 Ok(call) => (call, self.shared.scaffold.toolset.plan(call)),
                 Err(bad) => (&bad.call, Plan::Malformed(bad.message.clone())),
             };
@@ -205,6 +209,7 @@ impl Runner<'_> {
             exit_code: seen.exit_code,
             truncated: seen.truncated,
             timed_out: seen.timed_out,
+            failed: seen.failed,
             ..self.said(call, &seen.content)
         };
         if let Some(cwd) = seen.cwd {
@@ -233,6 +238,7 @@ impl Runner<'_> {
             truncated: false,
             timed_out: false,
             malformed: false,
+            failed: false,
         }
     }
 

@@ -1,7 +1,10 @@
 //! The options of `run`, and how they become settings: defaults < file < environment < flags.
 
 use super::CliError;
-use crate::config::{self, Settings};
+use crate::{
+    config::{self, Settings},
+    tokens::{LossPolicy, Target},
+};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -33,6 +36,9 @@ pub struct Operation {
     /// Write the run's events here, one JSON object a line
     #[arg(long, value_name = "FILE", env = "SWEROLL_EVENTS", help_heading = "Output")]
     pub events: Option<PathBuf>,
+    /// Do not seal the run when it is done: `sweroll seal` can at any time
+    #[arg(long, env = "SWEROLL_NO_SEAL", help_heading = "Output")]
+    pub no_seal: bool,
     /// No progress on stderr
     #[arg(long, short, env = "SWEROLL_QUIET", help_heading = "Output")]
     pub quiet: bool,
@@ -80,6 +86,12 @@ pub struct Identity {
     /// Where tool calls run: docker, or local (a plain process, isolates nothing) [default: docker]
     #[arg(long, value_name = "BACKEND", env = "SWEROLL_SANDBOX", help_heading = "Sandbox")]
     pub sandbox: Option<String>,
+    /// Chat template that tokens are counted with: qwen3-instruct-2507, or qwen3 (hybrid, with reasoning) [default: qwen3-instruct-2507]
+    #[arg(long, value_name = "NAME", env = "SWEROLL_TARGET", help_heading = "Training")]
+    pub target: Option<Target>,
+    /// Replies that are trained on: all or last, and mask-errors, mask-malformed behind commas [default: all]
+    #[arg(long, value_name = "POLICY", env = "SWEROLL_LOSS", help_heading = "Training")]
+    pub loss: Option<LossPolicy>,
     /// Settings file (TOML); flags and environment win over it
     #[arg(long, value_name = "FILE", env = "SWEROLL_CONFIG", help_heading = "Settings")]
     pub config: Option<PathBuf>,
@@ -94,6 +106,7 @@ impl Operation {
         layer.set("scheduler.concurrency", self.concurrency.map(|n| n as i64));
         layer.set("scheduler.graders", self.graders.map(|n| n as i64));
         layer.set("scheduler.max_attempts", self.max_attempts.map(i64::from));
+        layer.set("seal.at_end", self.no_seal.then_some(false));
         layer.set("endpoint.url", self.endpoint.clone());
         layer.set("endpoint.api_key_file", self.api_key_file.as_ref().map(|p| p.display().to_string()));
         layer.set("endpoint.limits.requests_per_minute", self.requests_per_minute.map(|n| n as i64));
@@ -116,6 +129,8 @@ impl Identity {
         layer.set("scaffold.format", self.call_format.clone());
         layer.set("agent.turns", self.max_turns.map(i64::from));
         layer.set("sandbox.backend", self.sandbox.clone());
+        layer.set("tokens.target", self.target.map(|target| target.to_string()));
+        layer.set("tokens.loss", self.loss.map(|loss| loss.to_string()));
         self.set.iter().try_for_each(|assignment| layer.assign(assignment)).map_err(CliError::usage)
     }
 }

@@ -3,7 +3,7 @@
 use super::ConfigError;
 use crate::{
     agent::{machine, prompt},
-    endpoint, grading, sandbox, scheduler, store,
+    endpoint, grading, sandbox, scheduler, store, tokens,
 };
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -22,6 +22,8 @@ pub struct Settings {
     pub grading: grading::Settings,
     pub scheduler: scheduler::policy::Policy,
     pub store: store::Settings,
+    pub tokens: tokens::Settings,
+    pub seal: store::seal::Settings,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -87,7 +89,7 @@ impl Settings {
         ];
         match at_least_one.iter().find(|(_, n)| *n == 0) {
             Some((name, _)) => Err(ConfigError::Value(format!("{name} is 0: it must be at least 1"))),
-            None => self.table().map(drop),
+            None => self.seal.check().map_err(ConfigError::Value).and_then(|()| self.table().map(drop)),
         }
     }
 }
@@ -99,6 +101,7 @@ pub const MAY_DIFFER: &[&str] = &[
     "dataset.split",
     "scheduler",
     "store",
+    "seal",
     "sandbox.docker",
     "sandbox.local",
     "sandbox.limits.toolbox",

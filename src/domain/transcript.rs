@@ -90,6 +90,9 @@ pub struct Observation {
     pub timed_out: bool,
     /// The call was malformed, or its reply was cut: it was not run.
     pub malformed: bool,
+    /// The tool refused the call or could not perform it. A command that ran tells by its exit code.
+    #[serde(default)]
+    pub failed: bool,
 }
 
 /// How the agent stopped, with the diff that was salvaged.
@@ -143,6 +146,8 @@ pub struct Call {
     pub truncated: bool,
     pub timed_out: bool,
     pub malformed: bool,
+    #[serde(default)]
+    pub failed: bool,
 }
 
 impl Transcript {
@@ -199,6 +204,7 @@ impl Transcript {
                         truncated: o.truncated,
                         timed_out: o.timed_out,
                         malformed: o.malformed,
+                        failed: o.failed,
                     });
                 }
                 self.say(o.message);

@@ -1,6 +1,7 @@
 //! Added tokens: texts that are one token wherever they stand, taken out before anything else happens.
 
 use aho_corasick::{AhoCorasick, MatchKind};
+use std::ops::Range;
 
 /// One added token, with the flags of a `tokenizer.json`.
 #[derive(Debug, Clone)]
@@ -10,12 +11,14 @@ pub struct AddedToken {
     /// Takes the white space before, after.
     pub lstrip: bool,
     pub rstrip: bool,
+    /// Steers the model, such as `<|im_end|>`; text never holds it on purpose.
+    pub special: bool,
 }
 
 impl AddedToken {
     #[must_use]
     pub fn new(id: u32, content: &str) -> Self {
-        AddedToken { id, content: content.to_owned(), lstrip: false, rstrip: false }
+        AddedToken { id, content: content.to_owned(), lstrip: false, rstrip: false, special: false }
     }
 }
 
@@ -53,11 +56,12 @@ impl Added {
         self.finder.as_ref().is_some_and(|finder| finder.is_match(text))
     }
 
-    pub fn split<'t>(&self, text: &'t str, mut part: impl FnMut(Part<'t>)) {
+    /// Calls `part` with each part in order, and where it lies in the text.
+    pub fn split<'t>(&self, text: &'t str, mut part: impl FnMut(Part<'t>, Range<usize>)) {
         let mut from = 0;
-        let gap = |start: usize, end: usize, part: &mut dyn FnMut(Part<'t>)| {
+        let gap = |start: usize, end: usize, part: &mut dyn FnMut(Part<'t>, Range<usize>)| {
             if end > start {
-                part(Part::Text(&text[start..end]));
+                part(Part::Text(&text[start..end]), start..end);
             }
         };
         for found in self.finder.iter().flat_map(|finder| finder.find_iter(text)) {
@@ -73,7 +77,7 @@ impl Added {
                 end = text.len() - text[end..].trim_start().len();
             }
             gap(from, start, &mut part);
-            part(Part::Token(token.id));
+            part(Part::Token(token.id), start..end);
             from = end;
         }
         gap(from, text.len(), &mut part);
@@ -87,7 +91,7 @@ mod tests {
     fn shown(tokens: Vec<AddedToken>, text: &str) -> Vec<String> {
         let mut all = Vec::new();
         let added = Added::new(tokens).unwrap();
-        added.split(text, |part| match part {
+        added.split(text, |part, _| match part {
             Part::Text(text) => all.push(text.to_owned()),
             Part::Token(id) => all.push(format!("#{id}")),
         });

@@ -33,6 +33,8 @@ struct FileToken {
     rstrip: bool,
     #[serde(default)]
     normalized: bool,
+    #[serde(default)]
+    special: bool,
 }
 
 #[derive(Deserialize)]
@@ -121,7 +123,9 @@ pub(super) fn parse(data: &[u8]) -> Result<Parts, Flaw> {
     let vocab = vocab(file.model, &file.added_tokens)?;
     let set = |normalized: bool| {
         let of_kind = file.added_tokens.iter().filter(|token| token.normalized == normalized);
-        let tokens = of_kind.map(|t| AddedToken { id: t.id, content: t.content.clone(), lstrip: t.lstrip, rstrip: t.rstrip });
+        let token =
+            |t: &FileToken| AddedToken { id: t.id, content: t.content.clone(), lstrip: t.lstrip, rstrip: t.rstrip, special: t.special };
+        let tokens = of_kind.map(token);
         Added::new(tokens.collect()).map_err(|e| Flaw::Unsupported(format!("its added tokens: {e}")))
     };
     Ok(Parts { added: set(false)?, normalization, added_normalized: set(true)?, splitters, vocab })

@@ -1,12 +1,16 @@
 //! Counts of a conversation: all tokens, by role, and those that are trained on.
 
 use super::{
-    Tokenizer,
+    LossPolicy, Settings, Tokenizer,
+    loss::{self, LossError},
     template::{self, Target, TemplateError},
 };
-use crate::domain::{Message, Role, Trajectory};
+use crate::domain::{Message, Role, Trajectory, trajectory::Counted};
 use serde::{Deserialize, Serialize};
-use std::{ops::AddAssign, sync::Arc};
+use std::{
+    ops::{AddAssign, Range},
+    sync::Arc,
+};
 
 /// Tokens by role; together they are all tokens. `tool` holds what runs of tool messages become.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,12 +50,16 @@ impl AddAssign for ByRole {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
     pub total: u64,
-    /// Trained on: of each assistant turn its text, its calls and its end, not its header.
+    /// Trained on: of each assistant turn with `loss` its text, its calls and its end, not its header.
     pub loss: u64,
+    /// Of the assistant's turns: from `<think>` to `</think>`, both included, whoever wrote them there.
+    pub thinking: u64,
+    /// Of `reasoning_content` that the template does not show: lost with this target, and in no other figure.
+    pub reasoning_unseen: u64,
     pub by_role: ByRole,
     /// The same turn by turn, in order.
     pub turns: Vec<TurnCount>,
-    /// A message other than the system's holds an added token such as `<|im_end|>` literally, which a trainer takes for the real one.
+    /// A message other than the system's holds a token such as `<|im_end|>` literally, which a trainer takes for the real one.
     pub special_in_text: bool,
 }
 
@@ -73,57 +81,148 @@ pub struct TurnCount {
     pub loss: u64,
 }
 
-/// A tokenizer and a template: counts conversations. Cheap to clone and to share.
+/// The reason in `suspect` of a record whose text holds a token that parts turns.
+pub const SPECIAL_TOKEN: &str = "special_token";
+
+/// Why a record cannot be counted.
+#[derive(Debug, thiserror::Error)]
+pub enum CountError {
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    #[error(transparent)]
+    Loss(#[from] LossError),
+    #[error("its column `{column}` is no JSON of its kind: {source}")]
+    Column { column: &'static str, source: serde_json::Error },
+}
+
+/// A tokenizer, a template and a loss policy: counts conversations. Cheap to clone and to share.
 #[derive(Clone)]
 pub struct Counter {
     pub target: Target,
     pub tokenizer: Arc<Tokenizer>,
+    /// What [`Counter::fill`] sets the messages' `loss` by.
+    pub loss: LossPolicy,
 }
 
 impl Default for Counter {
     fn default() -> Self {
-        Counter { target: Target::default(), tokenizer: Tokenizer::qwen3() }
+        Counter::from(Settings::default())
+    }
+}
+
+impl From<Settings> for Counter {
+    /// The target with its own tokenizer.
+    fn from(Settings { target, loss }: Settings) -> Self {
+        Counter { loss, ..Counter::new(target, target.tokenizer()) }
     }
 }
 
 impl Counter {
     #[must_use]
     pub fn new(target: Target, tokenizer: Arc<Tokenizer>) -> Self {
-        Counter { target, tokenizer }
+        Counter { target, tokenizer, loss: LossPolicy::default() }
     }
 
-    /// Counts a conversation. `tools`: a JSON array in a string, empty for none.
+    /// Counts a conversation; its messages' `loss` says what is trained on. `tools`: a JSON array in a string, empty for none.
     ///
     /// # Errors
     /// Where there is no message, or `tools` is no JSON array.
     pub fn count(&self, messages: &[Message], tools: &str) -> Result<Counts, TemplateError> {
-        let mut counts = Counts {
-            special_in_text: messages.iter().any(|message| message.role != Role::System && self.has_special(message)),
-            ..Counts::default()
-        };
+        let mut counts = Counts { special_in_text: self.special_in_text(messages), ..Counts::default() };
         template::turns(self.target, messages, tools, |turn| {
-            let (tokens, loss) = self.tokenizer.count_after(turn.text, turn.header);
+            let (tokens, spoken) = self.tokenizer.count_after(turn.text, turn.header);
+            let is_trained = turn.role == Role::Assistant && messages[turn.messages.clone()].iter().all(|message| message.loss);
+            let loss = if is_trained { spoken } else { 0 };
             counts.total += tokens;
             counts.loss += loss;
+            if turn.role == Role::Assistant {
+                counts.thinking += self.thinking(&turn.text[turn.header..]);
+            }
             *counts.by_role.of(turn.role) += tokens;
             counts.turns.push(TurnCount { role: turn.role, first: turn.messages.start, messages: turn.messages.len(), tokens, loss });
         })?;
+        counts.reasoning_unseen = template::unseen_reasoning(self.target, messages).map(|text| self.tokenizer.count(text) as u64).sum();
         Ok(counts)
     }
 
-    /// Fills in `num_tokens` and `num_loss_tokens`.
+    /// Sets the messages' `loss`, `num_tokens`, `num_loss_tokens`, and what `meta` and `suspect` tell of them.
     ///
     /// # Errors
-    /// As [`Counter::count`]; the record is then as it was.
-    pub fn fill(&self, trajectory: &mut Trajectory) -> Result<(), TemplateError> {
-        let counts = self.count(&trajectory.messages, &trajectory.tools)?;
+    /// As [`Counter::count`], and where `usage`, `meta` or `suspect` is damaged; the record is then as it was.
+    pub fn fill(&self, trajectory: &mut Trajectory) -> Result<(), CountError> {
+        let column = |column| move |source| CountError::Column { column, source };
+        let mut meta = trajectory.meta().map_err(column("meta"))?;
+        let mut reasons: Vec<String> = serde_json::from_str(&trajectory.suspect).map_err(column("suspect"))?;
+        let before: Vec<bool> = trajectory.messages.iter().map(|message| message.loss).collect();
+        loss::apply(self.loss, trajectory)?;
+        let counts = self.count(&trajectory.messages, &trajectory.tools).inspect_err(|_| {
+            trajectory.messages.iter_mut().zip(before).for_each(|(message, loss)| message.loss = loss);
+        })?;
         trajectory.num_tokens = counts.total as i64;
         trajectory.num_loss_tokens = counts.loss as i64;
+        meta.counted = Some(self.counted());
+        trajectory.meta = serde_json::to_string(&meta).map_err(column("meta"))?;
+        if counts.special_in_text && !reasons.iter().any(|reason| reason == SPECIAL_TOKEN) {
+            reasons.push(SPECIAL_TOKEN.to_owned());
+            trajectory.suspect = serde_json::to_string(&reasons).map_err(column("suspect"))?;
+        }
         Ok(())
     }
 
-    fn has_special(&self, message: &Message) -> bool {
-        let is_special = |text: &str| self.tokenizer.has_added(text);
-        is_special(&message.content) || message.tool_calls.iter().any(|call| is_special(&call.function.arguments))
+    /// What [`Counter::fill`] writes beside its counts.
+    #[must_use]
+    pub fn counted(&self) -> Counted {
+        let digest = self.tokenizer.digest();
+        Counted {
+            target: self.target.to_string(),
+            tokenizer_digest: digest.strip_prefix("sha256:").unwrap_or(digest).to_owned(),
+            loss: self.loss.to_string(),
+        }
+    }
+
+    /// Whether a message other than the system's holds a token that parts turns.
+    #[must_use]
+    pub fn special_in_text(&self, messages: &[Message]) -> bool {
+        let has = |text: &str| self.tokenizer.has_control(text);
+        messages.iter().filter(|message| message.role != Role::System).any(|message| {
+            let in_call = || message.tool_calls.iter().any(|call| has(&call.function.name) || has(&call.function.arguments));
+            has(&message.content) || has(&message.reasoning_content) || in_call()
+        })
+    }
+
+    fn thinking(&self, text: &str) -> u64 {
+        thoughts(text).map(|at| self.tokenizer.count(&text[at]) as u64).sum()
+    }
+}
+
+const THINK: &str = "<think>";
+const THINK_END: &str = "</think>";
+
+/// Where the text thinks. What is not closed counts only where the text begins with it: elsewhere it is a word in some code.
+fn thoughts(text: &str) -> impl Iterator<Item = Range<usize>> {
+    let mut from = 0;
+    std::iter::from_fn(move || {
+        let start = from + memchr::memmem::find(&text.as_bytes()[from..], THINK.as_bytes())?;
+        let end = match memchr::memmem::find(&text.as_bytes()[start..], THINK_END.as_bytes()) {
+            Some(at) => start + at + THINK_END.len(),
+            None if text[..start].trim().is_empty() => text.rfind("<|im_end|>").unwrap_or(text.len()),
+            None => return None,
+        };
+        from = end;
+        Some(start..end)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thoughts_are_found_where_they_are_meant() {
+        let found = |text: &'static str| thoughts(text).map(|at| &text[at]).collect::<Vec<_>>();
+        assert_eq!(found("<think>\na\n</think>\n\nb<think>c</think>d<|im_end|>\n"), ["<think>\na\n</think>", "<think>c</think>"]);
+        assert_eq!(found("\n<think>cut off<|im_end|>\n"), ["<think>cut off"]);
+        assert_eq!(found("grep '<think>' and '</thinking>'<|im_end|>\n"), [""; 0]);
+        assert_eq!(found("only </think> of it"), [""; 0]);
     }
 }

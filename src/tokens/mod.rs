@@ -1,9 +1,11 @@
 //! Exact token counts: tokenizer, chat template, loss mask, and the parallel scan of shards.
 
 mod added;
+pub mod check;
 mod classes;
 pub mod feed;
 mod hf;
+pub mod loss;
 pub mod mask;
 mod pyjson;
 pub mod report;
@@ -14,9 +16,21 @@ mod tiktoken;
 mod tokenizer;
 mod vocab;
 
+pub use check::check;
 pub use feed::{FeedError, FeedSettings, Source, feed, shards};
-pub use mask::{ByRole, Counter, Counts};
+pub use loss::LossPolicy;
+pub use mask::{ByRole, CountError, Counter, Counts};
 pub use report::{Report, ShardTokens};
 pub use scan::scan;
 pub use template::{Target, TemplateError};
 pub use tokenizer::{Tokenizer, TokenizerError};
+
+use serde::{Deserialize, Serialize};
+
+/// How the trajectories of a run are counted and masked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    pub target: Target,
+    pub loss: LossPolicy,
+}

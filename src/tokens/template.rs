@@ -1,9 +1,12 @@
 //! Chat templates in native code: a conversation to the text that a model is trained on, turn by turn.
 
-use super::pyjson::{self, PyJsonError};
+use super::{
+    Tokenizer,
+    pyjson::{self, PyJsonError},
+};
 use crate::domain::{Message, Role};
 use serde::{Deserialize, Serialize};
-use std::{fmt, ops::Range, str::FromStr};
+use std::{fmt, ops::Range, str::FromStr, sync::Arc};
 
 /// A model family by its official chat template.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -26,6 +29,12 @@ impl Target {
             Target::Qwen3Instruct2507 => "qwen3-instruct-2507",
             Target::Qwen3 => "qwen3",
         }
+    }
+
+    /// The one that the target is trained with.
+    #[must_use]
+    pub fn tokenizer(self) -> Arc<Tokenizer> {
+        Tokenizer::qwen3()
     }
 }
 
@@ -72,6 +81,16 @@ pub fn render(target: Target, messages: &[Message], tools: &str) -> Result<Strin
     let mut text = String::new();
     turns(target, messages, tools, |turn| text.push_str(turn.text))?;
     Ok(text)
+}
+
+/// What the template does not show of the model's reasoning: lost with this target.
+pub fn unseen_reasoning(target: Target, messages: &[Message]) -> impl Iterator<Item = &str> {
+    let seen_from = match target {
+        Target::Qwen3Instruct2507 => messages.len(),
+        Target::Qwen3 => last_query(messages) + 1,
+    };
+    let replies = messages[..seen_from.min(messages.len())].iter().filter(|message| message.role == Role::Assistant);
+    replies.map(|message| message.reasoning_content.as_str()).filter(|reasoning| !reasoning.is_empty())
 }
 
 /// Calls `each` with every turn in order; their texts together are the conversation.

@@ -49,7 +49,9 @@ pub(super) fn parse(data: &[u8], name: &mut String) -> Result<Parts, Flaw> {
             (CL100K, &[][..])
         }
     };
-    let set = |tokens: &[(u32, &str)]| Added::new(tokens.iter().map(|(id, content)| AddedToken::new(*id, content)).collect());
+    let set = |tokens: &[(u32, &str)]| {
+        Added::new(tokens.iter().map(|(id, content)| AddedToken { special: true, ..AddedToken::new(*id, content) }).collect())
+    };
     let flaw = |e: aho_corasick::BuildError| Flaw::Format(e.to_string());
     Ok(Parts {
         added: set(added).map_err(flaw)?,

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use std::{
     borrow::Cow,
     fmt::Write as _,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, LazyLock},
 };
@@ -104,7 +105,12 @@ pub struct Tokenizer {
     name: String,
     digest: String,
     parts: Parts,
+    /// The special tokens that part the turns of a chat.
+    control: Added,
 }
+
+/// Special tokens that part turns in ChatML; where a tokenizer has one of them, its others mean nothing to a chat.
+const CHAT_ML: [&str; 3] = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"];
 
 impl Tokenizer {
     /// Qwen3's, from 0.6B to 235B, Instruct-2507 and Coder included; built in.
@@ -156,7 +162,8 @@ impl Tokenizer {
             let _ = write!(hex, "{byte:02x}");
             hex
         });
-        Tokenizer { name, digest, parts }
+        let control = control(&parts);
+        Tokenizer { name, digest, parts, control }
     }
 
     /// `qwen3`, or the name of the file.
@@ -177,10 +184,24 @@ impl Tokenizer {
         if id < self.parts.vocab.ids() { self.parts.vocab.token(id) } else { &[] }
     }
 
-    /// Whether an added token such as `<|im_end|>` stands in the text literally.
+    /// Whether a token that parts turns, such as `<|im_end|>`, stands in the text literally. `<think>` and `<tool_call>` part none.
     #[must_use]
-    pub fn has_added(&self, text: &str) -> bool {
-        self.parts.added.is_in(text) || self.parts.added_normalized.is_in(text)
+    pub fn has_control(&self, text: &str) -> bool {
+        self.control.is_in(text)
+    }
+
+    /// Whether both make the same tokens of any text, whatever files they came from.
+    #[must_use]
+    pub fn is_same(&self, other: &Tokenizer) -> bool {
+        let (a, b) = (&self.parts, &other.parts);
+        let added = |parts: &Parts| -> Vec<(u32, String)> {
+            let mut added: Vec<_> = parts.added.tokens().iter().map(|token| (token.id, token.content.clone())).collect();
+            added.sort();
+            added
+        };
+        let simple = |parts: &Parts| parts.added_normalized.tokens().is_empty() && matches!(parts.splitters.as_slice(), [Splitter::Qwen]);
+        self.digest == other.digest
+            || simple(a) && simple(b) && a.normalization == b.normalization && added(a) == added(b) && a.vocab.has_tokens_of(&b.vocab)
     }
 
     /// Number of tokens. Added tokens in the text are recognised; none is put before or after it.
@@ -223,16 +244,86 @@ impl Tokenizer {
     }
 
     fn each(&self, text: &str, push: &mut impl FnMut(u32)) {
-        self.parts.added.split(text, |part| match part {
+        self.parts.added.split(text, |part, _| match part {
             Part::Token(id) => push(id),
             Part::Text(text) => {
                 let text = self.normalize(text);
-                self.parts.added_normalized.split(&text, |part| match part {
+                self.parts.added_normalized.split(&text, |part, _| match part {
                     Part::Token(id) => push(id),
                     Part::Text(text) => self.split(text, push),
                 });
             }
         });
+    }
+
+    /// Calls `each` with every token in order and the bytes of the text that it stands for.
+    pub fn spans(&self, text: &str, mut each: impl FnMut(u32, Range<usize>)) {
+        self.parts.added.split(text, |part, at| match part {
+            Part::Token(id) => each(id, at),
+            Part::Text(part) => {
+                let normal = self.normalize(part);
+                let origins = if normal == part { None } else { Some(self.origins(part)) };
+                let origin = |inside: Range<usize>| match &origins {
+                    None => at.start + inside.start..at.start + inside.end,
+                    Some(of) => at.start + of[inside.start].0 as usize..at.start + of[inside.end - 1].1 as usize,
+                };
+                self.parts.added_normalized.split(&normal, |part, inside| match part {
+                    Part::Token(id) => each(id, origin(inside)),
+                    Part::Text(text) => {
+                        let mut from = inside.start;
+                        self.split(text, &mut |id| {
+                            let to = from + self.token(id).len();
+                            each(id, origin(from..to));
+                            from = to;
+                        });
+                    }
+                });
+            }
+        });
+    }
+
+    /// Tokens of the text, and those of them that lie in these ranges of its bytes: a range's tokens go from the one that holds its
+    /// first character to the one that holds its last, as `transformers` marks what an assistant said. A range behind the end of
+    /// the text ends the marking.
+    #[must_use]
+    pub fn count_inside(&self, text: &str, ranges: &[Range<usize>]) -> (u64, u64) {
+        let mut tokens: Vec<(u32, u32)> = Vec::with_capacity(text.len() / 4 + 1);
+        self.spans(text, |_, at| tokens.push((at.start as u32, at.end as u32)));
+        let holding = |byte: usize| {
+            let at = tokens.partition_point(|(_, end)| *end as usize <= byte);
+            (at < tokens.len() && tokens[at].0 as usize <= byte).then_some(at)
+        };
+        let mut inside = vec![false; tokens.len()];
+        for range in ranges {
+            let Some(first) = holding(range.start) else { break };
+            let last_char = text[..range.end].char_indices().next_back().map_or(0, |(at, _)| at);
+            // No token there, or the very first: transformers marks all that follows.
+            let end = holding(last_char).filter(|last| *last > 0).map_or(tokens.len(), |last| last + 1);
+            inside[first.min(end)..end].fill(true);
+        }
+        (tokens.len() as u64, inside.iter().filter(|inside| **inside).count() as u64)
+    }
+
+    /// For each byte of the normalized text, the bytes of the text that its character was made of.
+    fn origins(&self, text: &str) -> Vec<(u32, u32)> {
+        let (mut origins, mut from, mut to) = (Vec::with_capacity(text.len()), 0, 0);
+        let mut chars = text.chars().map(char::len_utf8);
+        let mut put = |c: char, change: isize| {
+            // Above 0 the character is new and belongs to the one before; below, it took the place of more than one.
+            if change <= 0 {
+                from = to;
+                to += chars.by_ref().take(1 + change.unsigned_abs()).sum::<usize>();
+            }
+            origins.extend(std::iter::repeat_n((from as u32, to as u32), c.len_utf8()));
+        };
+        match self.parts.normalization {
+            Normalization::None => text.chars().for_each(|c| put(c, 0)),
+            Normalization::Nfc => text.nfc().for_each(|(c, change)| put(c, change)),
+            Normalization::Nfd => text.nfd().for_each(|(c, change)| put(c, change)),
+            Normalization::Nfkc => text.nfkc().for_each(|(c, change)| put(c, change)),
+            Normalization::Nfkd => text.nfkd().for_each(|(c, change)| put(c, change)),
+        }
+        origins
     }
 
     fn normalize<'t>(&self, text: &'t str) -> Cow<'t, str> {
@@ -263,6 +354,14 @@ impl Tokenizer {
             }
         }
     }
+}
+
+fn control(parts: &Parts) -> Added {
+    let all = || parts.added.tokens().iter().chain(parts.added_normalized.tokens());
+    let is_chat_ml = |token: &&AddedToken| CHAT_ML.contains(&token.content.as_str());
+    let has_chat_ml = all().any(|token| token.content == CHAT_ML[0]);
+    let tokens = all().filter(|token| if has_chat_ml { is_chat_ml(token) } else { token.special }).cloned().collect();
+    Added::new(tokens).unwrap_or_else(|e| unreachable!("a part of what was built: {e}"))
 }
 
 /// Qwen3's tokenizer around its vocabulary.

@@ -142,6 +142,16 @@ impl Vocab {
         self.ends.len() as u32
     }
 
+    /// Whether both have the same tokens under the same ids.
+    #[must_use]
+    pub fn has_tokens_of(&self, other: &Vocab) -> bool {
+        let ids = self.ids().max(other.ids());
+        fn token(vocab: &Vocab, id: u32) -> &[u8] {
+            if id < vocab.ids() { vocab.token(id) } else { &[] }
+        }
+        (0..ids).all(|id| token(self, id) == token(other, id))
+    }
+
     /// Bytes of a token; empty where the id is not in use.
     #[must_use]
     pub fn token(&self, id: u32) -> &[u8] {

@@ -20,6 +20,8 @@ pub struct Observed {
     pub exit_code: i32,
     pub truncated: bool,
     pub timed_out: bool,
+    /// The operation was refused or could not be performed.
+    pub failed: bool,
     /// The session's working directory, after a command.
     pub cwd: Option<String>,
 }
@@ -33,13 +35,16 @@ impl Toolset {
             Ok((Answer::Ran(ran), blob)) => command(op, ran, blob, cwd, &self.bounds),
             Ok((Answer::Found { total, shown }, blob)) => found(op, *total, *shown, blob, max),
             Ok((_, blob)) => file(op, blob, max),
-            Err(error) => said(format!("error: {}", Output::whole(error.to_string().as_bytes()).shape(max, Ansi::Mark).0), false),
+            Err(error) => {
+                let content = format!("error: {}", Output::whole(error.to_string().as_bytes()).shape(max, Ansi::Mark).0);
+                Observed { failed: true, ..said(content, false) }
+            }
         }
     }
 }
 
 fn said(content: String, truncated: bool) -> Observed {
-    Observed { content, exit_code: -1, truncated, timed_out: false, cwd: None }
+    Observed { content, exit_code: -1, truncated, timed_out: false, failed: false, cwd: None }
 }
 
 fn command(op: &Op, ran: &Ran, blob: &[u8], cwd: &str, bounds: &Bounds) -> Observed {
@@ -71,7 +76,7 @@ fn command(op: &Op, ran: &Ran, blob: &[u8], cwd: &str, bounds: &Bounds) -> Obser
         content.push('\n');
     }
     content.push_str(&notes.join("\n"));
-    Observed { content, exit_code, truncated, timed_out: ran.end == End::TimedOut, cwd: Some(ran.cwd.clone()) }
+    Observed { content, exit_code, truncated, timed_out: ran.end == End::TimedOut, failed: false, cwd: Some(ran.cwd.clone()) }
 }
 
 fn timeout(op: &Op, bounds: &Bounds) -> String {
@@ -166,7 +171,7 @@ mod tests {
         let killed = ran(End::Signaled(11), b"", "/repo");
         assert_eq!((killed.exit_code, killed.content.as_str()), (139, "[no output]\n[killed by signal 11]"));
         let late = ran(End::TimedOut, b"so far\n", "/repo");
-        assert!(late.timed_out && late.exit_code == -1);
+        assert!(late.timed_out && late.exit_code == -1 && !late.failed);
         assert!(
             late.content.starts_with("so far\n[timed out after 2.5 s") && late.content.contains("`timeout` up to 600"),
             "{}",
@@ -197,7 +202,7 @@ mod tests {
         let more = answered(&find, Answer::Found { total: 3, shown: 1 }, b"a.py\n");
         assert_eq!(more, "a.py\n[1 of 3 files shown; narrow the search to see the others]");
         let refused = toolset(1000).observe(&replace, &Err(OpError::Invalid { message: "no such file: /repo/a.py".into() }), "");
-        assert_eq!((refused.content.as_str(), refused.exit_code), ("error: no such file: /repo/a.py", -1));
+        assert_eq!((refused.content.as_str(), refused.exit_code, refused.failed), ("error: no such file: /repo/a.py", -1, true));
     }
 
     proptest! {

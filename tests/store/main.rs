@@ -9,6 +9,7 @@ mod journals;
 mod parquets;
 mod run_dirs;
 mod states;
+mod verify;
 
 use proptest::prelude::*;
 use std::{
@@ -116,6 +117,7 @@ fn entries(id: &AttemptId, turns: usize) -> Vec<Entry> {
             truncated: false,
             timed_out: false,
             malformed: false,
+            failed: false,
         }));
     }
     entries
