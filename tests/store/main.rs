@@ -7,6 +7,7 @@ mod format;
 mod journals;
 mod merges;
 mod old;
+mod parquets;
 mod run_dirs;
 mod schema;
 #[path = "../common/schema.rs"]
