@@ -1,21 +1,36 @@
-//! Trajectories in the forms that trainers and peers read: one file a form, all pure.
+//! Trajectories in the forms that trainers and peers read: one file a form, all pure; and what is selected of shards and how it is
+//! written: `run` reads twice, `facts` are what is remembered of a record in between, `select` decides, `write` lays files down.
 
 mod atif;
 mod axolotl;
 mod card;
+pub mod dedup;
+pub mod exclude;
+pub mod expr;
+mod facts;
 mod flat;
 mod llama_factory;
 mod ms_swift;
 mod nemo_rl;
 mod openai;
+mod pool;
+mod report;
 mod row;
+mod run;
+pub mod select;
 mod shape;
 mod slime;
+pub mod split;
 mod swe_agent_traj;
 mod swe_bench_preds;
 mod trl;
 mod turns;
 mod verl;
+mod write;
+
+pub use report::{FileReport, Report, Tally};
+pub use run::{ExportError, Options, Progress, export};
+pub use write::Settings as WriteSettings;
 
 use crate::domain::Trajectory;
 use shape::Column;

@@ -1,6 +1,7 @@
 //! Exact token counts: tokenizer, chat template, loss mask, and the parallel scan of shards.
 
 mod added;
+pub mod check;
 mod classes;
 pub mod feed;
 mod hf;
@@ -15,6 +16,7 @@ mod tiktoken;
 mod tokenizer;
 mod vocab;
 
+pub use check::check;
 pub use feed::{FeedError, FeedSettings, Source, feed, shards};
 pub use loss::LossPolicy;
 pub use mask::{ByRole, CountError, Counter, Counts};

@@ -7,6 +7,7 @@ mod format;
 mod journals;
 mod run_dirs;
 mod states;
+mod verify;
 
 use proptest::prelude::*;
 use std::{
