@@ -1,15 +1,20 @@
 //! The command line: one file a command. The only module that prints.
 
+mod counting;
 mod demo;
 mod endpoint;
+mod export;
+mod merge;
 mod options;
 mod render;
 mod rerun;
 mod run;
+mod seal;
 mod show;
 mod sources;
 mod summary;
 mod tokens;
+mod verify;
 
 use crate::store::dataset::BadRow;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -71,8 +76,16 @@ enum Command {
     Rerun(Box<rerun::Args>),
     /// Count the tokens of shards as the trainer will
     Tokens(tokens::Args),
+    /// Make the dataset of a run that trainers load: few large frames, an index, a card
+    Seal(seal::Args),
+    /// Join runs and sealed datasets into one sealed dataset
+    Merge(merge::Args),
     /// Say how a run stands, from its directory
     Summary(summary::Args),
+    /// Prove that a run or a sealed dataset is whole and in order
+    Verify(verify::Args),
+    /// Write trajectories as a trainer reads them: selected, split, as lines or Parquet
+    Export(Box<export::Args>),
     /// Show one trajectory
     Show(show::Args),
     /// Serve a scripted OpenAI-compatible endpoint, to rehearse a run without paying
@@ -98,7 +111,11 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(*args),
         Command::Rerun(args) => rerun::run(*args),
         Command::Tokens(args) => tokens::run(&args),
+        Command::Seal(args) => seal::run(&args),
+        Command::Merge(args) => merge::run(&args),
         Command::Summary(args) => summary::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Export(args) => export::run(*args),
         Command::Show(args) => show::run(&args),
         Command::Endpoint(args) => endpoint::run(args),
         Command::Demo(args) => demo::run(&args),

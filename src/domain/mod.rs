@@ -14,5 +14,5 @@ pub use failure::{Class, Disposition, Failure, Kind};
 pub use grade::{Grade, TestStatus};
 pub use instance::{Instance, InstanceId};
 pub use message::{Message, Role, ToolCall};
-pub use trajectory::{ExitReason, Resolved, Trajectory};
+pub use trajectory::{ExitReason, Meta, Resolved, Trajectory};
 pub use transcript::{Entry, Transcript};

@@ -1,20 +1,36 @@
-//! Trajectories in the forms that trainers and peers read: one file a form, all pure.
+//! Trajectories in the forms that trainers and peers read: one file a form, all pure; and what is selected of shards and how it is
+//! written: `run` reads twice, `facts` are what is remembered of a record in between, `select` decides, `write` lays files down.
 
 mod atif;
 mod axolotl;
 mod card;
+pub mod dedup;
+pub mod exclude;
+pub mod expr;
+mod facts;
 mod flat;
 mod llama_factory;
 mod ms_swift;
 mod nemo_rl;
 mod openai;
+mod pool;
+mod report;
 mod row;
+mod run;
+pub mod select;
 mod shape;
 mod slime;
+pub mod split;
 mod swe_agent_traj;
 mod swe_bench_preds;
 mod trl;
+mod turns;
 mod verl;
+mod write;
+
+pub use report::{FileReport, Report, Tally};
+pub use run::{ExportError, Options, Progress, export};
+pub use write::Settings as WriteSettings;
 
 use crate::domain::Trajectory;
 use shape::Column;
@@ -53,8 +69,10 @@ pub enum Container {
     /// `.jsonl.zst`: a row a line.
     Lines,
     Parquet,
-    /// A file a trajectory.
+    /// A file a trajectory, named by [`Format::file_name`]: the row as it is.
     Files,
+    /// Plain `.jsonl`, never compressed: a row a line, in the file that [`Format::file_name`] says.
+    PlainLines,
 }
 
 /// Why a trajectory has no row in a form.
@@ -121,26 +139,39 @@ impl Format {
     #[must_use]
     pub fn container(self) -> Container {
         match self {
-            Format::Verl => Container::Parquet,
+            Format::Verl | Format::Slime => Container::Parquet,
             Format::SweAgentTraj | Format::Atif => Container::Files,
+            Format::SweBenchPreds => Container::PlainLines,
             _ => Container::Lines,
         }
     }
 
-    /// What becomes of the reasoning unless told otherwise: kept where the form has a key for it, as the templates of targets that
-    /// think render it and those of others pass over it; dropped where it could only be text that the target does not write.
+    /// The file of a trajectory's row in [`Container::Files`] and [`Container::PlainLines`], relative to the export, parted by `/`.
+    /// It holds no name but the instance's, the sample's number and ours, so it stays below where it is put.
     #[must_use]
-    pub fn reasoning_default(self) -> Reasoning {
+    pub fn file_name(self, trajectory: &Trajectory) -> String {
         match self {
-            Format::Flat | Format::LlamaFactory | Format::MsSwift => Reasoning::Drop,
-            _ => Reasoning::Keep,
+            Format::SweAgentTraj => swe_agent_traj::file_name(trajectory),
+            Format::Atif => atif::file_name(trajectory),
+            Format::SweBenchPreds => swe_bench_preds::file_name(trajectory),
+            _ => format!("{}.json", trajectory.trajectory_id),
         }
     }
 
-    /// The row says which messages are trained on, in a way that its trainer heeds. Where not, the trainer decides.
+    /// What becomes of the reasoning unless told otherwise. Qwen3-30B-A3B-Instruct-2507 neither reads nor writes any: its template
+    /// passes over the key, so it is kept where the form has one, and is left out of forms which are text alone.
+    #[must_use]
+    pub fn reasoning_default(self) -> Reasoning {
+        match self {
+            Format::OpenAi | Format::Trl | Format::SweAgentTraj | Format::Atif => Reasoning::Keep,
+            _ => Reasoning::Drop,
+        }
+    }
+
+    /// What the record trains on is what its trainer trains on. Where not, the trainer takes every turn of the assistant.
     #[must_use]
     pub fn carries_loss(self) -> bool {
-        matches!(self, Format::OpenAi | Format::MsSwift | Format::LlamaFactory | Format::Axolotl | Format::Slime)
+        !matches!(self, Format::Trl | Format::SweAgentTraj | Format::Atif | Format::SweBenchPreds)
     }
 
     /// Columns of the row for Parquet. None: the form is not for tables.
@@ -155,13 +186,25 @@ impl Format {
     #[must_use]
     pub fn companions(self, files: &[(String, Vec<String>)]) -> Vec<(String, Vec<u8>)> {
         let Some(columns) = self.columns() else { return Vec::new() };
-        vec![("README.md".to_owned(), card::card(self, &columns, files).into_bytes())]
+        let mut companions = vec![("README.md".to_owned(), card::card(self, &columns, files).into_bytes())];
+        if self == Format::LlamaFactory {
+            companions.push(("dataset_info.json".to_owned(), llama_factory::dataset_info(files)));
+        }
+        companions
     }
 
     fn columns(self) -> Option<Vec<Column>> {
         match self {
             Format::OpenAi => Some(openai::columns()),
-            _ => None,
+            Format::Flat => Some(flat::columns()),
+            Format::MsSwift => Some(ms_swift::columns()),
+            Format::LlamaFactory => Some(llama_factory::columns()),
+            Format::Verl => Some(verl::columns()),
+            Format::Trl => Some(trl::columns()),
+            Format::Axolotl => Some(axolotl::columns()),
+            Format::NemoRl => Some(nemo_rl::columns()),
+            Format::Slime => Some(slime::columns()),
+            Format::SweAgentTraj | Format::Atif | Format::SweBenchPreds => None,
         }
     }
 }

@@ -1,8 +1,27 @@
-//! To be written.
+//! TRL's `SFTTrainer`: native calls, which it hands to the tokenizer's template as they are, and `tools` as a JSON string, which it parses.
 
-use super::{Reasoning, Unfit};
+use super::{
+    Reasoning, Unfit,
+    row::{About, Native, put},
+    shape::{Column, Kind},
+};
 use crate::domain::Trajectory;
+use serde::Serialize;
 
-pub(super) fn write(_trajectory: &Trajectory, _reasoning: Reasoning, _out: &mut Vec<u8>) -> Result<(), Unfit> {
-    Err(Unfit("not written yet".into()))
+#[derive(Serialize)]
+struct Row<'t> {
+    messages: Vec<Native<'t>>,
+    tools: &'t str,
+    #[serde(flatten)]
+    about: About<'t>,
+}
+
+pub(super) fn write(trajectory: &Trajectory, reasoning: Reasoning, out: &mut Vec<u8>) -> Result<(), Unfit> {
+    let messages = trajectory.messages.iter().map(|message| Native::of(message, reasoning)).collect();
+    put(&Row { messages, tools: &trajectory.tools, about: About::of(trajectory, reasoning) }, out)
+}
+
+pub(super) fn columns() -> Vec<Column> {
+    let messages = Kind::list(Kind::Struct(Native::columns()));
+    About::after(vec![Column("messages", messages), Column("tools", Kind::Text)])
 }

@@ -1,8 +1,28 @@
-//! To be written.
+//! verl's `MultiTurnSFTDataset`: Parquet. It renders message by message, so a run of native tool messages would become several turns,
+//! and it takes `tools` only as a list, which Arrow fills up with nulls; so the row is text. It trains on every turn of the assistant:
+//! those that are not trained on become part of the prompt.
 
-use super::{Reasoning, Unfit};
+use super::{
+    Reasoning, Unfit,
+    row::{About, put},
+    shape::{Column, Kind},
+    turns::{Plain, fold, turns},
+};
 use crate::domain::Trajectory;
+use serde::Serialize;
 
-pub(super) fn write(_trajectory: &Trajectory, _reasoning: Reasoning, _out: &mut Vec<u8>) -> Result<(), Unfit> {
-    Err(Unfit("not written yet".into()))
+#[derive(Serialize)]
+struct Row<'t> {
+    messages: Vec<Plain>,
+    #[serde(flatten)]
+    about: About<'t>,
+}
+
+pub(super) fn write(trajectory: &Trajectory, reasoning: Reasoning, out: &mut Vec<u8>) -> Result<(), Unfit> {
+    let messages = fold(turns(trajectory, reasoning)?)?.into_iter().map(Plain::from).collect();
+    put(&Row { messages, about: About::of(trajectory, reasoning) }, out)
+}
+
+pub(super) fn columns() -> Vec<Column> {
+    About::after(vec![Column("messages", Kind::list(Kind::Struct(Plain::columns())))])
 }

@@ -129,6 +129,14 @@ fn read(path: &Path, max_entry_bytes: u64) -> Result<(Vec<Entry>, Option<StoreEr
     }
 }
 
+/// How many whole entries there are, and the damage that ends them.
+///
+/// # Errors
+/// Where the file cannot be read.
+pub fn count(path: &Path, max_entry_bytes: u64) -> Result<(u64, Option<StoreError>), StoreError> {
+    read(path, max_entry_bytes).map(|(entries, damage)| (entries.len() as u64, damage))
+}
+
 /// Reads the whole entries. A file that is damaged before its last line is kept aside as `ID.damaged-N`, and the entries before
 /// the damage are the spool from then on.
 ///

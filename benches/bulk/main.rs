@@ -1,0 +1,239 @@
+//! A synthetic run of many gigabytes, and what each command on it costs beside compression alone:
+//! `cargo bench --bench bulk -- --gigabytes 10`. Every step is a process of its own; one table comes out.
+
+mod chance;
+mod corpus;
+mod episode;
+mod floor;
+mod generate;
+mod measure;
+
+use clap::{Parser, Subcommand};
+use floor::Zstd;
+use measure::Cost;
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+use sweroll::{
+    domain::Trajectory,
+    tokens::{FeedError, FeedSettings, Target, feed, template},
+};
+
+#[derive(Debug, Parser)]
+struct Args {
+    #[command(subcommand)]
+    part: Option<Part>,
+    /// Of records, before compression, in the run; merge joins a tenth of it
+    #[arg(long, default_value_t = 10.0)]
+    gigabytes: f64,
+    /// Where to work; a fifth of the gigabytes must be free, and a half for some exports
+    #[arg(long, default_value = "target/bulk")]
+    dir: PathBuf,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Directory whose folders hold source text; else the crates that this one is built of
+    #[arg(long)]
+    corpus: Option<PathBuf>,
+    /// Threads of the floors and of the making; the commands take all cores
+    #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from))]
+    threads: usize,
+    /// Only these steps, such as seal,verify
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Times that each step is measured; the shortest counts
+    #[arg(long, default_value_t = 1)]
+    times: usize,
+    /// Leave the run and what was made of it on the disk; it is used again by the next call
+    #[arg(long)]
+    keep: bool,
+    /// Given by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// The parts that are processes of their own.
+#[derive(Debug, Subcommand)]
+enum Part {
+    Generate {
+        dir: PathBuf,
+        gigabytes: f64,
+    },
+    /// Decompresses and, with a level, compresses again
+    Floor {
+        dir: PathBuf,
+        #[arg(long)]
+        level: Option<i32>,
+        #[arg(long)]
+        window: Option<u32>,
+    },
+    /// Conversations of shards as rendered texts, each a JSON string a line, on standard output
+    Texts {
+        shards: Vec<PathBuf>,
+    },
+}
+
+fn main() {
+    let args = Args::parse();
+    match &args.part {
+        Some(Part::Generate { dir, gigabytes }) => generate::generate(dir, *gigabytes, args.seed, args.corpus.as_deref(), args.threads),
+        Some(Part::Floor { dir, level, window }) => {
+            let again = level.map(|level| Zstd { level, window: *window });
+            let (raw, compressed) = floor::run(dir, args.threads, again);
+            eprintln!("{:.3} GB raw, {:.3} GB compressed", raw as f64 / 1e9, compressed as f64 / 1e9);
+        }
+        Some(Part::Texts { shards }) => texts(shards).expect("shards"),
+        None => table(&args),
+    }
+}
+
+/// A step of the table: what is run, what comes out, and which earlier step is its floor.
+struct Step {
+    name: &'static str,
+    floor: Option<&'static str>,
+    command: Command,
+    /// Removed before, weighed after.
+    out: Option<PathBuf>,
+}
+
+fn table(args: &Args) {
+    let dir = args.dir.as_path();
+    let (run, other) = (dir.join("run"), dir.join("tenth"));
+    fs::create_dir_all(dir).expect("a directory");
+    for (run, gigabytes, seed) in [(&run, args.gigabytes, args.seed), (&other, args.gigabytes / 10.0, args.seed + 1)] {
+        if !run.join("manifest.json").exists() {
+            let _ = fs::remove_dir_all(run);
+            let mut make = this(args);
+            make.args(["--seed", &seed.to_string(), "generate"]).arg(run).arg(gigabytes.to_string());
+            let cost = measure::run(&mut make).expect("a run");
+            eprintln!("{} made in {:.0} s, {:.0} s of processors, {} MB", run.display(), cost.wall, cost.cpu, cost.peak >> 20);
+        }
+    }
+    let raw = raw_bytes(&run);
+    println!("{} cores, {:.2} GB of records before compression\n", args.threads, raw as f64 / 1e9);
+    println!("| step | wall s | MB/s raw | CPU s | peak MB | out MB | wall / floor | CPU / floor |");
+    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    let mut done: Vec<(&str, Cost)> = Vec::new();
+    for mut step in steps(args, &run, &other, dir) {
+        if !args.only.is_empty() && !args.only.iter().any(|only| only == step.name) {
+            continue;
+        }
+        let mut best: Option<Cost> = None;
+        for _ in 0..args.times {
+            if let Some(out) = &step.out {
+                let _ = fs::remove_dir_all(out);
+            }
+            step.command.stdin(Stdio::null()).stdout(Stdio::null());
+            let cost = measure::run(&mut step.command).unwrap_or_else(|e| panic!("{}: {e}", step.name));
+            best = Some(best.filter(|best| best.wall <= cost.wall).unwrap_or(cost));
+        }
+        let Some(cost) = best else { continue };
+        let floor = step.floor.and_then(|floor| done.iter().find(|(name, _)| *name == floor)).map(|(_, cost)| *cost);
+        let ratio = |of: fn(&Cost) -> f64| floor.map_or(String::new(), |floor| format!("{:.2}", of(&cost) / of(&floor)));
+        let out = step.out.as_deref().map_or(String::new(), |out| format!("{}", weigh(out) / 1_000_000));
+        println!(
+            "| {} | {:.1} | {:.0} | {:.1} | {:.0} | {out} | {} | {} |",
+            step.name,
+            cost.wall,
+            raw as f64 / 1e6 / cost.wall,
+            cost.cpu,
+            cost.peak as f64 / 1e6,
+            ratio(|c| c.wall),
+            ratio(|c| c.cpu)
+        );
+        let _ = std::io::stdout().flush();
+        done.push((step.name, cost));
+        if let Some(out) = step.out.filter(|out| !args.keep && *out != run.join("data")) {
+            let _ = fs::remove_dir_all(out);
+        }
+    }
+    if !args.keep {
+        let _ = fs::remove_dir_all(dir);
+    }
+}
+
+fn steps(args: &Args, run: &Path, other: &Path, dir: &Path) -> Vec<Step> {
+    let sweroll = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sweroll"));
+        command.args(words);
+        command
+    };
+    let with = |mut command: Command, paths: &[&Path]| {
+        command.args(paths);
+        command
+    };
+    let floor = |words: &[&str]| {
+        let mut command = this(args);
+        command.arg("floor").arg(run).args(words);
+        command
+    };
+    let to = |name: &str| dir.join(name);
+    let step = |name, floor, command, out| Step { name, floor, command, out };
+    vec![
+        step("tokens, live shards", None, with(sweroll(&["tokens"]), &[run]), None),
+        step("floor: decompress live shards", None, floor(&[]), None),
+        step("seal", None, with(sweroll(&["seal"]), &[run]), Some(run.join("data"))),
+        step("floor: compress, level 9, window 27", None, floor(&["--level", "9", "--window", "27"]), None),
+        step("floor: decompress", None, floor(&[]), None),
+        step("verify", Some("floor: decompress"), with(sweroll(&["verify"]), &[run]), None),
+        step("tokens", Some("floor: decompress"), with(sweroll(&["tokens"]), &[run]), None),
+        step("tokens --check", Some("floor: decompress"), with(sweroll(&["tokens", "--check"]), &[run]), None),
+        step("export openai", None, with(sweroll(&["export", "--to", "openai", "--out"]), &[&to("openai"), run]), Some(to("openai"))),
+        step(
+            "export trl, parquet",
+            None,
+            with(sweroll(&["export", "--to", "trl", "--container", "parquet", "--out"]), &[&to("trl"), run]),
+            Some(to("trl")),
+        ),
+        step("seal of a tenth", None, with(sweroll(&["seal"]), &[other]), Some(other.join("data"))),
+        step(
+            "merge",
+            Some("floor: compress, level 9, window 27"),
+            with(sweroll(&["merge", "--out"]), &[&to("merged"), run, other]),
+            Some(to("merged")),
+        ),
+    ]
+}
+
+/// This program again, with the same settings.
+fn this(args: &Args) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("a path"));
+    command.args(["--threads", &args.threads.to_string()]);
+    if let Some(corpus) = &args.corpus {
+        command.arg("--corpus").arg(corpus);
+    }
+    command
+}
+
+fn raw_bytes(run: &Path) -> u64 {
+    let manifest: serde_json::Value = serde_json::from_slice(&fs::read(run.join("manifest.json")).expect("a manifest")).expect("JSON");
+    manifest["shards"].as_array().expect("shards").iter().filter_map(|shard| shard["raw_bytes"].as_u64()).sum()
+}
+
+fn weigh(path: &Path) -> u64 {
+    let of = |path: PathBuf| if path.is_dir() { weigh(&path) } else { path.metadata().map_or(0, |meta| meta.len()) };
+    if path.is_dir() { fs::read_dir(path).into_iter().flatten().flatten().map(|entry| of(entry.path())).sum() } else { of(path.to_owned()) }
+}
+
+fn texts(shards: &[PathBuf]) -> Result<(), FeedError> {
+    let sources = feed::shards(shards)?;
+    let out = std::io::stdout();
+    feed::feed(
+        &sources,
+        &FeedSettings::default(),
+        |batch| {
+            let mut lines = Vec::new();
+            for (number, record) in batch.records() {
+                let trajectory = Trajectory::parse(record).map_err(|e| batch.wrong(number, "", e))?;
+                let text = template::render(Target::default(), &trajectory.messages, &trajectory.tools);
+                let text = text.map_err(|e| batch.wrong(number, &trajectory.trajectory_id.to_string(), e))?;
+                serde_json::to_writer(&mut lines, &text).expect("a string");
+                lines.push(b'\n');
+            }
+            Ok(lines)
+        },
+        |lines: Vec<u8>| out.lock().write_all(&lines).map_err(|source| FeedError::Read { path: "standard output".into(), source }),
+    )
+}
