@@ -4,7 +4,8 @@ mod common;
 
 use common::{expect, stderr, stdout, sweroll};
 
-const COMMANDS: [&str; 10] = ["run", "rerun", "tokens", "seal", "merge", "summary", "verify", "show", "endpoint", "demo"];
+const COMMANDS: [&str; 11] =
+    ["run", "rerun", "tokens", "seal", "merge", "verify", "export", "summary", "show", "endpoint", "demo"];
 
 fn help(command: &str) -> String {
     stdout(&expect(sweroll().args([command, "--help"]), 0))
