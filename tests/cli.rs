@@ -4,8 +4,7 @@ mod common;
 
 use common::{expect, stderr, stdout, sweroll};
 
-const COMMANDS: [&str; 11] =
-    ["run", "rerun", "tokens", "seal", "merge", "verify", "export", "summary", "show", "endpoint", "demo"];
+const COMMANDS: [&str; 11] = ["run", "rerun", "tokens", "seal", "merge", "verify", "export", "summary", "show", "endpoint", "demo"];
 
 fn help(command: &str) -> String {
     stdout(&expect(sweroll().args([command, "--help"]), 0))

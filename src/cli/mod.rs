@@ -3,8 +3,8 @@
 mod counting;
 mod demo;
 mod endpoint;
-mod merge;
 mod export;
+mod merge;
 mod options;
 mod render;
 mod rerun;
