@@ -28,11 +28,14 @@ pub struct Task<'c> {
     spots: Vec<(&'c SourceFile, usize)>,
     tests: Vec<String>,
     hard: f64,
+    number: u64,
 }
 
 impl<'c> Task<'c> {
+    /// `number`: below a million, so that runs of other seeds have other instances.
     pub fn new(corpus: &'c [Repo], seed: u64, number: usize) -> Self {
-        let mut chance = Chance::new(&[seed, number as u64]);
+        let number = seed * 1_000_000 + number as u64;
+        let mut chance = Chance::new(&[number]);
         let repo = chance.pick(corpus);
         let spots: Vec<_> = (0..chance.between(40, 100))
             .map(|_| {
@@ -73,13 +76,12 @@ impl<'c> Task<'c> {
             pre_commands: String::new(),
             url: format!("https://example.org/bulk/{}/pull/{number}", repo.name),
         };
-        Task { instance, repo, spots, tests, hard: chance.unit() }
+        Task { instance, repo, spots, tests, hard: chance.unit(), number }
     }
 
     /// The attempt's record, not counted yet. `broken`: infrastructure failed before its end.
-    pub fn attempt(&self, id: AttemptId, scaffold: &Scaffold, seed: u64, broken: bool) -> Trajectory {
-        let number = self.instance.instance_id.as_str().rsplit("_pr").next().and_then(|n| n.parse().ok()).unwrap_or(0);
-        let chance = Chance::new(&[seed, number, u64::from(id.episode.sample) + 1, u64::from(id.attempt.0)]);
+    pub fn attempt(&self, id: AttemptId, scaffold: &Scaffold, broken: bool) -> Trajectory {
+        let chance = Chance::new(&[self.number, u64::from(id.episode.sample) + 1, u64::from(id.attempt.0)]);
         Walk::new(self, scaffold, chance).run(id, broken)
     }
 }
@@ -254,6 +256,7 @@ impl<'a, 'c> Walk<'a, 'c> {
                 truncated: false,
                 timed_out: false,
                 malformed: false,
+                failed: tool == "str_replace_editor" && self.chance.is(0.05),
             }));
         }
     }

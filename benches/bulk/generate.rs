@@ -51,7 +51,7 @@ pub fn generate(dir: &Path, gigabytes: f64, seed: u64, corpus: Option<&Path>, th
         let episode = EpisodeId { instance: task.instance.instance_id.clone(), sample };
         let commit = |attempt: u32, broken: bool| {
             let id = AttemptId { episode: episode.clone(), attempt: Attempt(attempt) };
-            let mut trajectory = task.attempt(id, &scaffold, seed, broken);
+            let mut trajectory = task.attempt(id, &scaffold, broken);
             counter.fill(&mut trajectory).expect("a conversation");
             let stream = if broken { Stream::Attempts } else { Stream::Trajectories };
             let (outcome, store) = (episode::outcome(&trajectory, !broken), Arc::clone(&store));

@@ -3,10 +3,12 @@
 mod demo;
 mod endpoint;
 mod export;
+mod merge;
 mod options;
 mod render;
 mod rerun;
 mod run;
+mod seal;
 mod show;
 mod sources;
 mod summary;
@@ -73,6 +75,10 @@ enum Command {
     Rerun(Box<rerun::Args>),
     /// Count the tokens of shards as the trainer will
     Tokens(tokens::Args),
+    /// Make the dataset of a run that trainers load: few large frames, an index, a card
+    Seal(seal::Args),
+    /// Join runs and sealed datasets into one sealed dataset
+    Merge(merge::Args),
     /// Say how a run stands, from its directory
     Summary(summary::Args),
     /// Prove that a run or a sealed dataset is whole and in order
@@ -104,6 +110,8 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(*args),
         Command::Rerun(args) => rerun::run(*args),
         Command::Tokens(args) => tokens::run(&args),
+        Command::Seal(args) => seal::run(&args),
+        Command::Merge(args) => merge::run(&args),
         Command::Summary(args) => summary::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Export(args) => export::run(*args),

@@ -36,6 +36,9 @@ pub struct Operation {
     /// Write the run's events here, one JSON object a line
     #[arg(long, value_name = "FILE", env = "SWEROLL_EVENTS", help_heading = "Output")]
     pub events: Option<PathBuf>,
+    /// Do not seal the run when it is done: `sweroll seal` can at any time
+    #[arg(long, env = "SWEROLL_NO_SEAL", help_heading = "Output")]
+    pub no_seal: bool,
     /// No progress on stderr
     #[arg(long, short, env = "SWEROLL_QUIET", help_heading = "Output")]
     pub quiet: bool,
@@ -100,6 +103,7 @@ impl Operation {
         layer.set("scheduler.concurrency", self.concurrency.map(|n| n as i64));
         layer.set("scheduler.graders", self.graders.map(|n| n as i64));
         layer.set("scheduler.max_attempts", self.max_attempts.map(i64::from));
+        layer.set("seal.at_end", self.no_seal.then_some(false));
         layer.set("endpoint.url", self.endpoint.clone());
         layer.set("endpoint.api_key_file", self.api_key_file.as_ref().map(|p| p.display().to_string()));
         layer.set("endpoint.limits.requests_per_minute", self.requests_per_minute.map(|n| n as i64));

@@ -3,7 +3,7 @@
 use super::{
     CliError, Exit, Outcome, block_on, left_out,
     options::{self, Identity, Operation},
-    print, render,
+    print, render, seal,
 };
 use crate::{
     config::{Backend, Settings},
@@ -12,6 +12,7 @@ use crate::{
     reporter::{Notes, ProgressMode, Reporter, ReporterSettings, emit},
     scheduler::driver::{End, Stop},
     store::{RunDir, Store, StoreError, View, dataset},
+    tokens::Counter,
 };
 use clap::Args as ClapArgs;
 use std::{
@@ -112,7 +113,7 @@ pub fn refused(error: OpenError) -> CliError {
 }
 
 /// Opens a run, with the preflight to be asked before anything is written, drives it to its end with progress, log and
-/// signals, and prints how it stands.
+/// signals, prints how it stands, and seals it once it is done.
 pub fn execute(
     settings: Settings,
     operation: &Operation,
@@ -133,26 +134,26 @@ pub fn execute(
         reporter.finish().await;
         Ok::<_, CliError>((report?, dir))
     })??;
-    let mut text = render::summary(&report.summary);
-    let exit = match report.end {
+    print(&render::summary(&report.summary))?;
+    match report.end {
         End::Done => {
-            text += &format!("\nnext: sweroll tokens {}\n", dir.display());
-            Exit::Done
+            if settings.seal.at_end {
+                print(&format!("\n{}", seal::at_end(&dir, &settings.seal, Counter::default(), operation.quiet)?))?;
+            }
+            print(&format!("\nnext: sweroll tokens {}\n", dir.display()))
         }
         End::Drained(reason) => {
             eprintln!(
                 "sweroll: stopped: {reason}\nsweroll: {} episodes are outstanding; the same command resumes",
                 report.summary.episodes.outstanding
             );
-            Exit::Unfinished
+            Ok(Exit::Unfinished)
         }
         End::Killed => {
             eprintln!("sweroll: killed; the same command resumes");
-            Exit::Killed
+            Ok(Exit::Killed)
         }
-    };
-    print(&text)?;
-    Ok(exit)
+    }
 }
 
 fn stopped(failure: &Failure) -> CliError {

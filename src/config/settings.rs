@@ -23,6 +23,7 @@ pub struct Settings {
     pub scheduler: scheduler::policy::Policy,
     pub store: store::Settings,
     pub tokens: tokens::Settings,
+    pub seal: store::seal::Settings,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -88,7 +89,7 @@ impl Settings {
         ];
         match at_least_one.iter().find(|(_, n)| *n == 0) {
             Some((name, _)) => Err(ConfigError::Value(format!("{name} is 0: it must be at least 1"))),
-            None => self.table().map(drop),
+            None => self.seal.check().map_err(ConfigError::Value).and_then(|()| self.table().map(drop)),
         }
     }
 }
@@ -99,6 +100,7 @@ pub const MAY_DIFFER: &[&str] = &[
     "instances.path",
     "scheduler",
     "store",
+    "seal",
     "sandbox.docker",
     "sandbox.local",
     "sandbox.limits.toolbox",

@@ -17,8 +17,10 @@ pub enum StoreError {
     Locked { path: PathBuf, holder: String },
     #[error("{} is not a run directory: {why}; give the directory of a run", path.display())]
     NotARun { path: PathBuf, why: String },
-    #[error("{} is no place for a new run: {why}; choose another directory", path.display())]
+    #[error("{} cannot be used: {why}; choose another directory", path.display())]
     Occupied { path: PathBuf, why: String },
+    #[error("{} holds {name}, which sweroll did not write: move it away, since the directory is replaced as a whole", path.display())]
+    Foreign { path: PathBuf, name: String },
     #[error("{} has format {found}, this sweroll knows up to {known}; use the newer sweroll that wrote it", path.display())]
     Newer { path: PathBuf, found: u64, known: u64 },
     #[error("{} is damaged at {place}: {problem}; restore it from a copy", path.display())]

@@ -1,10 +1,12 @@
-//! `manifest.json`: each shard's committed rows, bytes, checksum and tokens. Derived; the journal and the shards can make it again.
+//! `manifest.json`: each shard's committed rows, bytes, checksum and tokens, and what is sealed. Derived; the journal, the shards
+//! and `data/sealed.json` can make it again.
 
 use super::{
     StoreError,
     fact::Stream,
     files::{self, Disk},
     run_dir::Layout,
+    sealed::Sealed,
     shard::prefix_digest,
     state::{Shard, State},
 };
@@ -13,13 +15,17 @@ use sha2::Digest;
 use std::collections::BTreeMap;
 
 /// Version of the manifest; raised when a key changes its meaning or type.
-pub const MANIFEST_FORMAT: u64 = 1;
+pub const MANIFEST_FORMAT: u64 = 2;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     pub format: u64,
+    /// Empty where the directory is no run but what `merge` made.
     pub run: String,
     pub shards: Vec<ShardEntry>,
+    /// The sealed dataset in `data/`; null where there is none. Format 1 knew none.
+    #[serde(default)]
+    pub sealed: Option<Sealed>,
 }
 
 /// One shard. All figures are of its committed part, which is the whole file once the run is closed.
@@ -50,7 +56,13 @@ impl Manifest {
     #[must_use]
     pub fn new(run: &str, state: &State, digests: &Digests) -> Self {
         let shards = state.shards().iter().filter_map(|(key, shard)| digests.get(key).map(|sha256| ShardEntry::new(*key, shard, sha256)));
-        Manifest { format: MANIFEST_FORMAT, run: run.to_owned(), shards: shards.collect() }
+        Manifest { format: MANIFEST_FORMAT, run: run.to_owned(), shards: shards.collect(), sealed: None }
+    }
+
+    /// With the dataset that is sealed beside the run.
+    #[must_use]
+    pub fn with(self, sealed: Option<Sealed>) -> Self {
+        Manifest { sealed, ..self }
     }
 
     /// None where there is no manifest that this sweroll can read.
@@ -58,7 +70,7 @@ impl Manifest {
     pub fn read(layout: &Layout) -> Option<Self> {
         let bytes = std::fs::read(layout.manifest()).ok()?;
         let manifest: Manifest = serde_json::from_slice(&bytes).ok()?;
-        (manifest.format == MANIFEST_FORMAT).then_some(manifest)
+        (manifest.format <= MANIFEST_FORMAT).then_some(manifest)
     }
 
     /// Replaces the file as a whole.

@@ -3,6 +3,7 @@
 //! A commit writes a zstd frame, syncs the shard, journals the fact, syncs the journal, and only then answers: a crash at any
 //! byte loses nothing committed and yields no duplicate. See `docs/format.md`.
 
+mod card;
 pub mod dataset;
 mod error;
 pub mod fact;
@@ -11,9 +12,11 @@ pub mod frame;
 pub mod instances;
 pub mod journal;
 pub mod manifest;
+pub mod merge;
 pub mod rerun;
 pub mod row;
 pub mod run_dir;
+pub mod seal;
 pub mod sealed;
 pub mod seek;
 pub mod shard;
@@ -31,7 +34,8 @@ pub use files::Disk;
 pub use instances::Instances;
 pub use manifest::Manifest;
 pub use run_dir::{Layout, Plan, RunDir, RunInfo};
-pub use sealed::Sealed;
+pub use seal::{Counting, SealError, seal};
+pub use sealed::{CountedBy, Sealed};
 pub use spool::SpoolWriter;
 pub use state::State;
 pub use summary::Summary;

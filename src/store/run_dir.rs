@@ -76,6 +76,12 @@ impl Layout {
         self.0.join("journal.jsonl")
     }
 
+    /// Held by the one process that seals.
+    #[must_use]
+    pub fn data_lock(&self) -> PathBuf {
+        self.0.join("data.lock")
+    }
+
     #[must_use]
     pub fn manifest(&self) -> PathBuf {
         self.0.join("manifest.json")
@@ -268,7 +274,7 @@ fn write_new<E: From<StoreError>>(
 
 /// Held until dropped, or until the process dies.
 #[derive(Debug)]
-struct Lock(File);
+pub(super) struct Lock(File);
 
 impl Drop for Lock {
     /// Closing is not enough: a process that is being spawned holds a copy of the descriptor until it execs.
@@ -278,16 +284,20 @@ impl Drop for Lock {
 }
 
 fn lock(layout: &Layout) -> Result<Lock, StoreError> {
-    let path = layout.lock();
-    let fail = |e: io::Error| StoreError::io("lock", &path, &e);
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(fail)?;
+    lock_file(&layout.lock(), layout.root())
+}
+
+/// Locks a file, made where it is not there. `what` is said to be in use where another process holds it.
+pub(super) fn lock_file(path: &Path, what: &Path) -> Result<Lock, StoreError> {
+    let fail = |e: io::Error| StoreError::io("lock", path, &e);
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(fail)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut holder = String::new();
             let _ = file.take(20).read_to_string(&mut holder);
             let holder = if holder.trim().is_empty() { "of unknown number" } else { holder.trim() }.to_owned();
-            return Err(StoreError::Locked { path: layout.root().to_owned(), holder });
+            return Err(StoreError::Locked { path: what.to_owned(), holder });
         }
         Err(e) => return Err(fail(e.into())),
     }

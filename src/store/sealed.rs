@@ -12,7 +12,7 @@ use std::{
 pub const SEALED_FORMAT: u64 = 1;
 
 /// `data/sealed.json`: the files of the dataset and what their figures mean.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sealed {
     pub format: u64,
     /// Version of the records, the same in all files.
@@ -40,7 +40,7 @@ pub struct CountedBy {
 }
 
 /// One run in a sealed dataset.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SealedRun {
     pub run: String,
     pub model: String,
@@ -77,6 +77,39 @@ pub struct SealedFile {
 }
 
 impl SealedFile {
+    /// A file without records.
+    #[must_use]
+    pub fn new(file: String, stream: Stream) -> Self {
+        SealedFile {
+            file,
+            stream,
+            rows: 0,
+            resolved: 0,
+            frames: 0,
+            bytes: 0,
+            raw_bytes: 0,
+            sha256: String::new(),
+            index_sha256: String::new(),
+            tokens: 0,
+            loss_tokens: 0,
+            uncounted: 0,
+            exit_reasons: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a row to the figures that an index holds.
+    pub fn count(&mut self, line: &IndexLine) {
+        self.rows += 1;
+        self.resolved += u64::from(line.resolved == Resolved::Yes);
+        match (u64::try_from(line.tokens), u64::try_from(line.loss_tokens)) {
+            (Ok(tokens), Ok(loss_tokens)) => {
+                self.tokens += tokens;
+                self.loss_tokens += loss_tokens;
+            }
+            _ => self.uncounted += 1,
+        }
+    }
+
     /// Name of the index within `data/`.
     #[must_use]
     pub fn index(&self) -> String {
@@ -123,7 +156,7 @@ impl Sealed {
         let path = Self::data(dir).join("sealed.json");
         let text = match std::fs::read(&path) {
             Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => return Ok(None),
             Err(e) => return Err(StoreError::io("read", &path, &e)),
         };
         #[derive(Deserialize)]

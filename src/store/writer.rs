@@ -9,6 +9,7 @@ use super::{
     journal::Journal,
     manifest::{Digests, Manifest},
     run_dir::Layout,
+    sealed::Sealed,
     shard::LiveShard,
     spool,
     state::{Contradiction, State},
@@ -243,7 +244,9 @@ impl Writer {
     fn write_manifest(&self) -> Result<Manifest, StoreError> {
         let mut digests = self.sealed.clone();
         digests.extend(self.live.values().map(|shard| ((shard.stream, shard.number), shard.sha256())));
-        let manifest = Manifest::new(&self.run, &self.state(), &digests);
+        // Another process may seal the run while this one writes it.
+        let sealed = Sealed::read(self.layout.root()).unwrap_or_default();
+        let manifest = Manifest::new(&self.run, &self.state(), &digests).with(sealed);
         manifest.write(&self.layout, &self.disk)?;
         Ok(manifest)
     }

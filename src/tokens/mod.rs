@@ -1,12 +1,17 @@
 //! Exact token counts: tokenizer, chat template, loss mask, and the parallel scan of shards.
 
 mod added;
+pub mod check;
 mod classes;
 pub mod feed;
+mod generation;
 mod hf;
+pub mod jinja;
 pub mod loss;
 pub mod mask;
 mod pyjson;
+mod pymethods;
+mod pyvalue;
 pub mod report;
 pub mod scan;
 mod split;
@@ -15,9 +20,11 @@ mod tiktoken;
 mod tokenizer;
 mod vocab;
 
+pub use check::check;
 pub use feed::{FeedError, FeedSettings, Source, feed, shards};
+pub use jinja::ChatTemplate;
 pub use loss::LossPolicy;
-pub use mask::{ByRole, CountError, Counter, Counts};
+pub use mask::{ByRole, CountError, Counter, Counts, Template};
 pub use report::{Report, ShardTokens};
 pub use scan::scan;
 pub use template::{Target, TemplateError};

@@ -5,8 +5,11 @@ mod datasets;
 mod disks;
 mod format;
 mod journals;
+mod merges;
 mod run_dirs;
+mod seals;
 mod states;
+mod verify;
 
 use proptest::prelude::*;
 use std::{

@@ -9,7 +9,7 @@ use super::{
     seekable::{self, Seek},
 };
 use crate::{
-    domain::{AttemptId, InstanceId},
+    domain::AttemptId,
     store::{
         Sealed, Stream,
         sealed::{IndexLine, SealedFile},
@@ -366,31 +366,21 @@ fn unlike(read: &Read, line: &IndexLine, version: u32) -> Vec<String> {
     unlike
 }
 
-/// Each id once; an instance's samples together and in order, over all files of a stream.
+/// Records lie in the order of their ids over all files of a stream, so that the samples of an instance are together; each id
+/// lies in one stream alone.
 fn order(shards: &[Shard<'_>], findings: &mut Findings) {
     let mut ids: HashSet<&AttemptId> = HashSet::new();
     for stream in Stream::ALL {
-        let mut closed: HashSet<&InstanceId> = HashSet::new();
         let mut last: Option<&AttemptId> = None;
         for shard in shards.iter().filter(|shard| shard.file.stream == stream) {
             for (number, line) in (1..).zip(&shard.lines) {
-                let instance = &line.id.episode.instance;
-                let mut add = |what: String| findings.add(&shard.index, Note::problem(Place::Line(number), what, AGAIN).of(&line.id));
-                if !ids.insert(&line.id) {
-                    add("the record is in the dataset twice".into());
-                }
-                match last {
-                    Some(last) if last.episode.instance == *instance => {
-                        if *last >= line.id {
-                            add(format!("it comes after {last}"));
-                        }
-                    }
-                    _ => {
-                        closed.extend(last.map(|last| &last.episode.instance));
-                        if closed.contains(instance) {
-                            add("other samples of its instance are not beside it".into());
-                        }
-                    }
+                let what = match last {
+                    _ if !ids.insert(&line.id) => Some("the record is in the dataset twice".to_owned()),
+                    Some(last) if *last > line.id => Some(format!("it comes after {last}: records lie in the order of their ids")),
+                    _ => None,
+                };
+                if let Some(what) = what {
+                    findings.add(&shard.index, Note::problem(Place::Line(number), what, AGAIN).of(&line.id));
                 }
                 last = Some(&line.id);
             }
@@ -433,6 +423,10 @@ fn against(sealed: &Sealed, shards: &[Shard<'_>], live: &Live, report: &mut Seal
         let what = format!("it is of run {}, run.toml of {}", of.run, live.run);
         return findings.add(SEALED, Note::problem(Place::File, what, "move data/ away and seal once more"));
     }
+    if (&of.model, &of.scaffold) != (&live.model, &live.scaffold) {
+        let what = format!("it is of model {} and scaffold {}, run.toml of {} and {}", of.model, of.scaffold, live.model, live.scaffold);
+        findings.add(SEALED, Note::problem(Place::File, what, "move data/ away and seal once more"));
+    }
     let committed = live.commits.len() as u64;
     report.current = of.attempts == committed;
     if of.attempts > committed {
@@ -456,8 +450,7 @@ fn against(sealed: &Sealed, shards: &[Shard<'_>], live: &Live, report: &mut Seal
             if counts != (shard.file.stream == Stream::Trajectories) {
                 add(format!("it {} and lies in {}", if counts { "counts" } else { "does not count" }, shard.file.stream.as_str()));
             }
-            // A record of an older version was brought up to this one.
-            if live.versions[at] == sealed.schema_version && live.commits[at].digest != line.digest {
+            if live.taken_as_is[at] && live.commits[at].digest != line.digest {
                 add("the record is another than the run's".into());
             }
         }

@@ -8,7 +8,7 @@ use super::{
     seekable::{Header, MAX_WINDOW},
 };
 use crate::{
-    domain::{AttemptId, EpisodeId},
+    domain::{AttemptId, EpisodeId, trajectory::SCHEMA_VERSION},
     store::{
         Manifest, StoreError, Stream, View,
         fact::{Committed, Fact},
@@ -32,10 +32,13 @@ const DERIVED: &str = "remove manifest.json: it is made again when the run is ne
 /// What the run has committed, for the sealed dataset to be held against.
 pub(super) struct Live {
     pub run: String,
+    pub model: String,
+    pub scaffold: String,
     /// In the order of the commits.
     pub commits: Vec<Committed>,
-    /// Versions of the records by their place in `commits`; 0 where a record could not be read.
-    pub versions: Vec<u32>,
+    /// By their place in `commits`: whether sealing takes the record as it is. It brings one of an older version up to this one,
+    /// and counts one that is uncounted.
+    pub taken_as_is: Vec<bool>,
 }
 
 impl Live {
@@ -64,7 +67,9 @@ pub(super) fn check(check: &Check<'_>, view: &View, report: &mut RunReport, find
     };
     report.attempts = commits.len() as u64;
     report.superseded = view.state.shards().values().map(|shard| shard.superseded.rows).sum();
-    let mut live = Live { run: view.info.run.clone(), versions: vec![0; commits.len()], commits };
+    let (run, plan) = (view.info.run.clone(), &view.info.plan);
+    let (model, scaffold) = (plan.model.clone(), plan.scaffold.clone());
+    let mut live = Live { run, model, scaffold, taken_as_is: vec![false; commits.len()], commits };
     let manifest = manifest(check, view, closed, findings);
     frames(check, view, &mut live, manifest.as_ref(), findings);
     beside(check, view, findings);
@@ -141,7 +146,7 @@ fn frames(check: &Check<'_>, view: &View, live: &mut Live, manifest: Option<&Man
             jobs.push(Job::Frame { shard, at, committed });
         }
     }
-    let versions = &mut live.versions;
+    let taken_as_is = &mut live.taken_as_is;
     pool::each(
         check.options.threads,
         &jobs,
@@ -160,7 +165,7 @@ fn frames(check: &Check<'_>, view: &View, live: &mut Live, manifest: Option<&Man
         |job, (read, notes): (Option<Read>, Vec<Note>)| {
             let (Job::Checksum { shard, .. } | Job::Frame { shard, .. }) = job;
             if let (Job::Frame { at, committed, .. }, Some(read)) = (job, read) {
-                versions[*at] = read.version;
+                taken_as_is[*at] = read.version == SCHEMA_VERSION && read.tokens >= 0;
                 let file = findings.file(&shard.name);
                 file.rows += 1;
                 file.raw_bytes += committed.raw_bytes;

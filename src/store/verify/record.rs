@@ -294,3 +294,184 @@ fn unpaired(messages: &[Message<'_>]) -> Option<String> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{
+        Message as Said, ToolCall as Call, Transcript,
+        trajectory::{Facts, Trajectory},
+        transcript::{Begun, Entry, Observation, Response, Usage},
+    };
+
+    fn trajectory() -> Trajectory {
+        let id: AttemptId = "a@2.3".parse().unwrap();
+        let mut reply = Said::new(Role::Assistant, "look");
+        reply.tool_calls = vec![Call::new("c1", "bash", "{}")];
+        let entries = [
+            Entry::Begun(Begun {
+                id,
+                messages: vec![Said::new(Role::System, "sys"), Said::new(Role::User, "mend")],
+                tools: r#"[{"type":"function"}]"#.into(),
+                model: "m".into(),
+                scaffold: "s".into(),
+                scaffold_digest: String::new(),
+                image_digest: String::new(),
+                base_tree: String::new(),
+                sampling: serde_json::json!({"temperature": 1}),
+                at_ms: 1,
+                setup_ms: 1,
+            }),
+            Entry::Response(Response {
+                message: reply,
+                model: "m".into(),
+                finish_reason: "stop".into(),
+                usage: Usage::default(),
+                cost_usd: 0.1 + 0.2,
+                latency_ms: 1,
+                tries: 1,
+                extra: serde_json::json!({"x": null}),
+            }),
+            Entry::Observation(
+                serde_json::from_value::<Observation>(serde_json::json!({
+                    "message": Said::tool("c1", "out"), "tool": "bash", "duration_ms": 1, "exit_code": 0,
+                    "truncated": false, "timed_out": false, "malformed": false
+                }))
+                .unwrap(),
+            ),
+        ];
+        let facts = Facts { repo: "o/n", base_commit: "", image: "x", url: "", dataset_digest: "" };
+        Trajectory::new(Transcript::replay(entries).unwrap(), None, None, facts)
+    }
+
+    fn value() -> Value {
+        serde_json::to_value(trajectory()).unwrap()
+    }
+
+    fn said(value: &Value) -> Vec<(Severity, String)> {
+        check(format!("{value}\n").as_bytes()).1
+    }
+
+    /// The first thing that is wrong once `at` (a JSON pointer) is `put`.
+    fn with(at: &str, put: Value) -> Vec<(Severity, String)> {
+        let mut value = value();
+        *value.pointer_mut(at).unwrap() = put;
+        said(&value)
+    }
+
+    #[test]
+    fn a_record_of_ours_is_in_order_whatever_its_version() {
+        let (read, wrong) = check(&crate::store::json_line(&trajectory()));
+        assert_eq!((wrong, read.map(|r| (r.id.to_string(), r.version))), (vec![], Some(("a@2.3".to_owned(), SCHEMA_VERSION))));
+        let mut old = value();
+        old["schema_version"] = 1.into();
+        old.as_object_mut().unwrap().remove("suspect");
+        for message in old["messages"].as_array_mut().unwrap() {
+            message.as_object_mut().unwrap().remove("loss");
+        }
+        assert_eq!(said(&old), []);
+    }
+
+    /// Every key at any depth: taken away, null, of another type, and one too many beside it.
+    #[test]
+    fn every_key_must_be_there_with_its_type_and_no_other() {
+        fn objects(value: &Value, at: &str, found: &mut Vec<String>) {
+            match value {
+                Value::Object(map) => {
+                    found.push(at.to_owned());
+                    map.iter().for_each(|(key, inner)| objects(inner, &format!("{at}/{key}"), found));
+                }
+                Value::Array(list) => list.iter().enumerate().for_each(|(i, inner)| objects(inner, &format!("{at}/{i}"), found)),
+                _ => {}
+            }
+        }
+        let mut found = Vec::new();
+        objects(&value(), "", &mut found);
+        assert_eq!(found.len(), 1 + 4 + 2);
+        let problem = |value: &Value| said(value).iter().any(|(severity, _)| *severity == Severity::Problem);
+        for at in found {
+            let keys: Vec<String> = value().pointer(&at).unwrap().as_object().unwrap().keys().cloned().collect();
+            for key in keys {
+                let other = if value().pointer(&at).unwrap()[&key].is_string() { Value::from(1) } else { Value::from("x") };
+                for put in [None, Some(Value::Null), Some(other)] {
+                    let mut value = value();
+                    let object = value.pointer_mut(&at).unwrap().as_object_mut().unwrap();
+                    match put.clone() {
+                        None => object.remove(&key),
+                        Some(put) => object.insert(key.clone(), put),
+                    };
+                    assert!(problem(&value), "{at}/{key} as {put:?} is not found");
+                }
+            }
+            let mut more = value();
+            more.pointer_mut(&at).unwrap()["more"] = "x".into();
+            assert!(problem(&more), "a key too many in {at:?} is not found");
+        }
+    }
+
+    #[test]
+    fn columns_are_held_to_their_keys_too() {
+        let column = |name: &str, at: &str, put: Option<Value>| {
+            let mut inner: Value = serde_json::from_str(value()[name].as_str().unwrap()).unwrap();
+            let (above, key) = at.rsplit_once('/').unwrap();
+            let object = inner.pointer_mut(above).unwrap().as_object_mut().unwrap();
+            match put {
+                None => object.shift_remove(key),
+                Some(put) => object.insert(key.to_owned(), put),
+            };
+            with(&format!("/{name}"), inner.to_string().into()).first().map(|(_, what)| what.clone()).unwrap_or_default()
+        };
+        assert_eq!(column("meta", "/counted", None), "meta has no key counted");
+        assert_eq!(column("meta", "/colour", Some("red".into())), "meta has an unknown key colour");
+        assert!(column("meta", "/setup_ms", Some("1".into())).starts_with("meta is not of its form"));
+        assert_eq!(column("usage", "/turns/0/calls/0/more", Some(1.into())), "usage.turns[0].calls[0] has an unknown key more");
+        assert_eq!(column("usage", "/turns/0/cost_usd", Some(1.into())), "usage.turns[0].cost_usd is 1, which is a number of another kind");
+        assert!(column("usage", "/total", Some(Value::Null)).starts_with("usage is not of its form"));
+        assert_eq!(
+            with(
+                "/usage",
+                r#"{"total":{"prompt_tokens":0,"completion_tokens":0,"cached_tokens":0,"reasoning_tokens":0},"turns":[]}"#.into()
+            )[0]
+            .1,
+            "usage has 0 turns, num_turns is 1"
+        );
+        for (name, text) in [("tools", "[1]"), ("tools", "{}"), ("suspect", "[null]"), ("suspect", "none"), ("meta", "null")] {
+            assert_eq!(with(&format!("/{name}"), text.into()).len(), 1, "{name} as {text}");
+        }
+    }
+
+    #[test]
+    fn keys_must_agree_with_each_other() {
+        for (at, put, part) in [
+            ("/sample", 3.into(), "a@3.3"),
+            ("/messages/1/loss", true.into(), "messages[1] is not the assistant's"),
+            ("/messages/2/tool_calls/0/type", "x".into(), "not \"function\""),
+            ("/reward", 1.0.into(), "reward is 1 where resolved is -1"),
+            ("/reward", 0.into(), "decimal point"),
+            ("/num_tokens", 5.into(), "num_loss_tokens -1"),
+            ("/schema_version", 1.into(), "version 1 and key suspect"),
+            ("/schema_version", 3.into(), "it is of version 3"),
+        ] {
+            let wrong = with(at, put);
+            assert!(wrong.iter().any(|(severity, what)| *severity == Severity::Problem && what.contains(part)), "{at}: {wrong:?}");
+        }
+        let line = crate::store::json_line(&trajectory());
+        assert!(check(&line[..line.len() - 1]).1[0].1.contains("line feed"));
+        assert!(check(&[b"\n", &line[..]].concat()).1[0].1.contains("one line"));
+    }
+
+    #[test]
+    fn calls_and_answers_that_do_not_pair_are_warnings() {
+        for (at, put, part) in [
+            ("/messages/3/tool_call_id", Value::from("c9"), "messages[3] answers \"c9\""),
+            ("/messages/3/role", "assistant".into(), "call \"c1\" has no answer before messages[3]"),
+        ] {
+            let wrong = with(at, put);
+            assert!(wrong.contains(&(Severity::Warning, wrong[0].1.clone())) && wrong[0].1.contains(part), "{wrong:?}");
+        }
+        // An episode may end with a call that is not answered.
+        let mut ended = value();
+        ended["messages"].as_array_mut().unwrap().pop();
+        assert_eq!(said(&ended), []);
+    }
+}
