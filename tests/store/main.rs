@@ -6,7 +6,11 @@ mod disks;
 mod format;
 mod journals;
 mod merges;
+mod old;
 mod run_dirs;
+mod schema;
+#[path = "../common/schema.rs"]
+mod schema_file;
 mod seals;
 mod states;
 mod verify;
