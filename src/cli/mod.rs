@@ -1,5 +1,6 @@
 //! The command line: one file a command. The only module that prints.
 
+mod counting;
 mod demo;
 mod endpoint;
 mod export;
