@@ -167,6 +167,9 @@ fn ids(dir: &Path, prefix: &str) -> Vec<String> {
     rows(dir, prefix).iter().map(|row| row["trajectory_id"].as_str().unwrap().to_owned()).collect()
 }
 
+/// Name, rules, what is written, what is left out.
+type Case = (&'static str, Rules, &'static [&'static str], &'static [(Why, u64)]);
+
 #[test]
 fn each_rule_keeps_and_drops_what_it_says() {
     let records = [
@@ -180,7 +183,7 @@ fn each_rule_keeps_and_drops_what_it_says() {
     let long = tokens(&records[2]);
     let filter = |text: &str| Rules { filter: Some(Where::parse(text).unwrap()), ..Rules::default() };
     let best = |best: Best| Rules { per_instance: Some(1), best, ..Rules::default() };
-    let cases: Vec<(&str, Rules, &[&str], &[(Why, u64)])> = vec![
+    let cases: Vec<Case> = vec![
         ("all", Rules::default(), &["a@0.1", "a@1.1", "a@2.1", "b@0.1", "b@1.1", "c__d-7@0.1"], &[]),
         ("resolved", filter("resolved == 1"), &["a@0.1", "a@2.1", "c__d-7@0.1"], &[(Why::Where, 3)]),
         (
