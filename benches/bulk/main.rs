@@ -164,36 +164,30 @@ fn steps(args: &Args, run: &Path, other: &Path, dir: &Path) -> Vec<Step> {
         command.args(paths);
         command
     };
-    let floor = |words: &[&str]| {
+    let floor = |of: PathBuf, words: &[&str]| {
         let mut command = this(args);
-        command.arg("floor").arg(run).args(words);
+        command.arg("floor").arg(of).args(words);
         command
     };
+    let seal_like = ["--level", "9", "--window", "27"];
     let to = |name: &str| dir.join(name);
+    let export = |form: &str, more: &[&str]| with(sweroll(&[&["export", "--to", form], more, &["--out"]].concat()), &[&to(form), run]);
     let step = |name, floor, command, out| Step { name, floor, command, out };
     vec![
-        step("tokens, live shards", None, with(sweroll(&["tokens"]), &[run]), None),
-        step("floor: decompress live shards", None, floor(&[]), None),
-        step("seal", None, with(sweroll(&["seal"]), &[run]), Some(run.join("data"))),
-        step("floor: compress, level 9, window 27", None, floor(&["--level", "9", "--window", "27"]), None),
-        step("floor: decompress", None, floor(&[]), None),
-        step("verify", Some("floor: decompress"), with(sweroll(&["verify"]), &[run]), None),
-        step("tokens", Some("floor: decompress"), with(sweroll(&["tokens"]), &[run]), None),
-        step("tokens --check", Some("floor: decompress"), with(sweroll(&["tokens", "--check"]), &[run]), None),
-        step("export openai", None, with(sweroll(&["export", "--to", "openai", "--out"]), &[&to("openai"), run]), Some(to("openai"))),
-        step(
-            "export trl, parquet",
-            None,
-            with(sweroll(&["export", "--to", "trl", "--container", "parquet", "--out"]), &[&to("trl"), run]),
-            Some(to("trl")),
-        ),
-        step("seal of a tenth", None, with(sweroll(&["seal"]), &[other]), Some(other.join("data"))),
-        step(
-            "merge",
-            Some("floor: compress, level 9, window 27"),
-            with(sweroll(&["merge", "--out"]), &[&to("merged"), run, other]),
-            Some(to("merged")),
-        ),
+        step("read live", None, floor(run.join("shards"), &[]), None),
+        step("tokens, live", Some("read live"), with(sweroll(&["tokens"]), &[run]), None),
+        step("seal", None, with(sweroll(&["seal", "--quiet"]), &[run]), Some(run.join("data"))),
+        step("compress", None, floor(run.join("data"), &seal_like), None),
+        step("seal again", Some("compress"), with(sweroll(&["seal", "--quiet", "--force"]), &[run]), Some(run.join("data"))),
+        step("read sealed", None, floor(run.join("data"), &[]), None),
+        step("verify", Some("compress"), with(sweroll(&["verify"]), &[run]), None),
+        step("tokens", Some("compress"), with(sweroll(&["tokens"]), &[run]), None),
+        step("tokens --check", Some("compress"), with(sweroll(&["tokens", "--check"]), &[run]), None),
+        step("export openai", None, export("openai", &[]), Some(to("openai"))),
+        step("compress openai", None, floor(to("openai/data"), &["--level", "9"]), None),
+        step("export trl, parquet", Some("compress openai"), export("trl", &["--container", "parquet"]), Some(to("trl"))),
+        step("seal of a tenth", None, with(sweroll(&["seal", "--quiet"]), &[other]), Some(other.join("data"))),
+        step("merge", Some("compress"), with(sweroll(&["merge", "--quiet", "--out"]), &[&to("merged"), run, other]), Some(to("merged"))),
     ]
 }
 
