@@ -167,6 +167,9 @@ fn ids(dir: &Path, prefix: &str) -> Vec<String> {
     rows(dir, prefix).iter().map(|row| row["trajectory_id"].as_str().unwrap().to_owned()).collect()
 }
 
+/// Name, rules, what is written, what is left out.
+type Case = (&'static str, Rules, &'static [&'static str], &'static [(Why, u64)]);
+
 #[test]
 fn each_rule_keeps_and_drops_what_it_says() {
     let records = [
@@ -180,7 +183,7 @@ fn each_rule_keeps_and_drops_what_it_says() {
     let long = tokens(&records[2]);
     let filter = |text: &str| Rules { filter: Some(Where::parse(text).unwrap()), ..Rules::default() };
     let best = |best: Best| Rules { per_instance: Some(1), best, ..Rules::default() };
-    let cases: Vec<(&str, Rules, &[&str], &[(Why, u64)])> = vec![
+    let cases: Vec<Case> = vec![
         ("all", Rules::default(), &["a@0.1", "a@1.1", "a@2.1", "b@0.1", "b@1.1", "c__d-7@0.1"], &[]),
         ("resolved", filter("resolved == 1"), &["a@0.1", "a@2.1", "c__d-7@0.1"], &[(Why::Where, 3)]),
         (
@@ -244,17 +247,19 @@ fn the_same_attempt_is_written_once_and_others_of_its_name_are_not_lost() {
     let (folder, sources) = folder(&[made("a@0.1"), made("b@0.1")]);
     let mut other = trajectory(&made("a@0.1"));
     other.usage = other.usage.replace("\"latency_ms\":0", "\"latency_ms\":77");
+    other.messages[2].reasoning_content = "another thought".to_owned();
     let more = folder.path().join("more.jsonl");
     fs::write(&more, lines(&[other, trajectory(&made("b@0.1"))])).unwrap();
     let both = [sources[0].clone(), more.into()];
     let report = export(&both, &options(&folder.path().join("out")), &mut |_| ()).unwrap();
     assert_eq!(ids(&folder.path().join("out"), "train"), ["a@0.1", "b@0.1", "a@0.1"]);
     assert_eq!((report.dropped(Why::Repeated), report.sources[1].records), (1, 2));
-    let files = Options { container: Container::Files, form: Format::SweAgentTraj, ..options(&folder.path().join("files")) };
+    let files = Options { container: Container::Files, ..options(&folder.path().join("files")) };
     let report = export(&both, &files, &mut |_| ()).unwrap();
-    let names: BTreeSet<&str> = report.files.iter().map(|file| file.file.as_str()).collect();
-    assert_eq!((names.len(), report.files.len()), (3, 3), "{names:?}");
-    assert!(names.iter().all(|name| folder.path().join("files").join(name).is_file()));
+    let names: Vec<&str> = report.files.iter().filter(|file| file.rows > 0).map(|file| file.file.as_str()).collect();
+    assert_eq!(names, ["a@0.1.json", "b@0.1.json", "a@0.1-2.json"]);
+    let read = |name: &str| fs::read_to_string(folder.path().join("files").join(name)).unwrap();
+    assert!(read("a@0.1.json") != read("a@0.1-2.json") && read("b@0.1.json").contains("b@0.1"));
 }
 
 #[test]
@@ -276,7 +281,8 @@ fn near_duplicates_leave_the_best_of_them() {
     // Calls cut elsewhere are not the same any more.
     assert_eq!(select(&records, dedup(1.0)).0, ["a@0.1", "a@1.1", "a@2.1", "b@0.1", "b@1.1"]);
     let both = Rules { per_instance: Some(1), ..dedup(0.8) };
-    assert_eq!(select(&records, both).0, ["a@1.1", "b@0.1"]);
+    // What an instance has enough of stands for no other's.
+    assert_eq!(select(&records, both).0, ["a@1.1", "b@0.1", "c@0.1"]);
 }
 
 #[test]
@@ -311,10 +317,13 @@ fn splits_never_part_an_instance_and_bytes_do_not_depend_on_the_threads() {
     let rows_in = corpus(50, 3);
     let shard = folder.path().join("x.jsonl");
     fs::write(&shard, lines(&rows_in)).unwrap();
+    let mut sizes: Vec<u64> = rows_in.iter().map(|row| row.num_tokens as u64).collect();
+    sizes.sort_unstable();
+    let (short, middling) = (sizes[40], sizes[100]);
     let run = |name: &str, threads: usize, batch_bytes: usize, seed: u64, container: Container| {
         let splits: Splits = "train:0.8,val:0.2".parse().unwrap();
-        let buckets = vec![500, 900];
-        let write = WriteSettings { level: 3, frame_bytes: 20_000, shard_bytes: 90_000, group_bytes: 20_000, group_rows: 7 };
+        let buckets = vec![short, middling];
+        let write = WriteSettings { level: 3, frame_bytes: 20_000, shard_bytes: 30_000, group_bytes: 20_000, group_rows: 7 };
         let feed = FeedSettings { threads, batch_bytes, ..FeedSettings::default() };
         let rules = Rules { buckets, seed, ..Rules::default() };
         let out = folder.path().join(name);
@@ -335,7 +344,10 @@ fn splits_never_part_an_instance_and_bytes_do_not_depend_on_the_threads() {
             let content = fs::read(one.join(&file.file)).unwrap();
             assert_eq!((file.bytes, &file.sha256), (content.len() as u64, &sha256(&content)), "{}", file.file);
         }
-        assert!(report.files.iter().filter(|file| file.file.starts_with("train-le500-")).count() > 1, "shards are followed by others");
+        assert!(
+            report.files.iter().any(|file| file.file.starts_with(&format!("train-gt{middling}-00001."))),
+            "shards are followed by others"
+        );
         assert_eq!(report.splits.iter().map(|split| split.instances).collect::<Vec<_>>(), [40, 10]);
     }
     let (out, _) = run("again", 3, 9000, 5, Container::Lines);
@@ -346,10 +358,11 @@ fn splits_never_part_an_instance_and_bytes_do_not_depend_on_the_threads() {
     assert_eq!((train.len(), val.len(), train.intersection(&val).count()), (40, 10, 0));
     let (other, _) = run("other", 3, 9000, 6, Container::Lines);
     assert_ne!(ids(&other, "val"), ids(&out, "val"));
-    let lengths: HashMap<String, i64> = rows_in.iter().map(|row| (row.trajectory_id.to_string(), row.num_tokens)).collect();
-    for (prefix, least, most) in [("train-le500", 0, 500), ("train-le900", 501, 900), ("train-gt900", 901, i64::MAX)] {
-        let found = ids(&out, prefix);
-        assert!(!found.is_empty() && found.iter().all(|id| (least..=most).contains(&lengths[id])), "{prefix}");
+    let lengths: HashMap<String, u64> = rows_in.iter().map(|row| (row.trajectory_id.to_string(), row.num_tokens as u64)).collect();
+    let ends = [(format!("train-le{short}-"), 0..=short), (format!("train-le{middling}-"), short + 1..=middling)];
+    for (prefix, range) in ends.into_iter().chain([(format!("train-gt{middling}-"), middling + 1..=u64::MAX)]) {
+        let found = ids(&out, &prefix);
+        assert!(!found.is_empty() && found.iter().all(|id| range.contains(&lengths[id])), "{prefix}");
     }
     assert_eq!(ids(&out, "train").len() + ids(&out, "val").len(), 150);
 }
@@ -526,8 +539,8 @@ fn the_command_exports_a_run() {
     assert_eq!(both, ["demo_greet@0.2", "demo_setup@0.1"]);
 
     let again = |args: &[&str], code: i32, part: &str| {
-        let mut command = sweroll();
-        let output = expect(command.arg("export").arg(&root).args(["--to", "openai", "--out"]).arg(&out).args(args), code);
+        let to: &[&str] = if args.contains(&"--to") { &[] } else { &["--to", "openai"] };
+        let output = expect(sweroll().arg("export").arg(&root).args(to).arg("--out").arg(&out).args(args), code);
         let text = stdout(&output) + &stderr(&output);
         assert!(text.contains(part), "{args:?}: {text}");
     };

@@ -172,7 +172,8 @@ fn what_was_changed_is_found_and_named() {
         meta["counted"][key] = value.into();
         record["meta"] = meta.to_string().into();
     };
-    let cases: [(&str, &dyn Fn(&mut Value)); 9] = [
+    type Change<'c> = &'c dyn Fn(&mut Value);
+    let cases: [(&str, Change<'_>); 9] = [
         ("num_tokens", &|r| r["num_tokens"] = (r["num_tokens"].as_i64().unwrap() + 1).into()),
         ("num_loss_tokens", &|r| r["num_loss_tokens"] = (-1).into()),
         ("messages[4].loss", &|r| r["messages"][4]["loss"] = (!r["messages"][4]["loss"].as_bool().unwrap()).into()),

@@ -123,7 +123,7 @@ fn after_help() -> String {
     let mut lines = vec![String::new()];
     for name in names {
         match lines.last_mut() {
-            Some(line) if line.len() + name.len() < 110 => {
+            Some(line) if line.len() + name.len() < 95 => {
                 let _ = write!(line, "{}{name}", if line.is_empty() { "  " } else { " " });
             }
             _ => lines.push(format!("  {name}")),

@@ -92,39 +92,43 @@ pub fn run(args: &Args) -> Outcome {
     let settings = options::operate(&made_with, &options::Operation::default())?;
     let counter = args.counts.counter(settings.tokens)?;
     let settings = args.sizes.over(&settings.seal);
-    let report = make(&args.dir, &settings, &counter, args.force, args.quiet)?;
+    let report = make(&args.dir, &settings, &counter, args.force, args.quiet).map_err(refused)?;
     tell(&args.dir, &report);
     show(&args.dir, &report, args.format, None)
 }
 
-fn make(dir: &Path, settings: &Settings, counter: &Counter, force: bool, quiet: bool) -> Result<Report, CliError> {
+fn make(dir: &Path, settings: &Settings, counter: &Counter, force: bool, quiet: bool) -> Result<Report, SealError> {
     let count = |trajectory: &mut Trajectory| fill(counter, trajectory);
     let counting = Counting { by: counted_by(counter), count: Some(&count), recount: true };
     let mut meter = Meter::new(quiet);
-    seal::seal(dir, settings, &counting, force, &Disk::default(), &mut |progress| meter.show(progress)).map_err(refused)
+    seal::seal(dir, settings, &counting, force, &Disk::default(), &mut |progress| meter.show(progress))
 }
 
-/// Seals a run that is done. The run is whole whatever comes of it, and says so. Ctrl-C stops it.
+/// Seals a run that is done, and says so in a line. The run is whole whatever comes of it. Ctrl-C stops it.
 pub fn at_end(dir: &Path, settings: &Settings, counter: Counter, quiet: bool) -> Result<String, CliError> {
     let (at, settings) = (dir.to_owned(), settings.clone());
-    let mend = |why: String| {
-        CliError::failed(format!("the run is done and whole, but not sealed: {why}\n`sweroll seal {}` does it", dir.display()))
-    };
-    let report = block_on(async {
+    let work = move || make(&at, &settings, &counter, false, quiet);
+    let sealed = block_on(async {
         let broken = |e| CliError::failed(format!("no signal handler: {e}"));
         let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(broken)?;
-        let work = tokio::task::spawn_blocking(move || make(&at, &settings, &counter, false, quiet));
         tokio::select! {
-            sealed = work => sealed.map_err(|e| mend(e.to_string()))?.map_err(|e| mend(e.message)),
+            sealed = tokio::task::spawn_blocking(work) => sealed.map_err(CliError::failed),
             _ = interrupt.recv() => stop(dir),
             _ = terminate.recv() => stop(dir),
         }
     })??;
-    tell(dir, &report);
+    let report = match sealed {
+        // Every instance was left out, or none was begun.
+        Err(SealError::Empty(_)) => return Ok(String::new()),
+        sealed => sealed.map_err(|e| {
+            CliError::failed(format!("the run is done and whole, but not sealed: {e}\n`sweroll seal {}` does it", dir.display()))
+        })?,
+    };
+    own_card(dir, &report);
     let total = total(&report.sealed.files);
-    let (rows, ratio) = (render::grouped(total.rows), ratio(&total));
-    Ok(format!("sealed {rows} records in {} ({ratio}x smaller): {}\n", render::grouped(total.bytes), Sealed::data(dir).display()))
+    let [rows, raw, bytes] = [total.rows, total.raw_bytes, total.bytes].map(render::grouped);
+    Ok(format!("sealed {rows} records of {raw} bytes in {bytes} bytes ({}x): {}\n", ratio(&total), Sealed::data(dir).display()))
 }
 
 /// A sealing that is stopped at any point goes on later: nothing has to be put in order.
@@ -148,6 +152,10 @@ pub fn tell(dir: &Path, report: &Report) {
     if report.kept > 0 {
         eprintln!("sweroll: {} shards were finished by an earlier seal and kept", report.kept);
     }
+    own_card(dir, report);
+}
+
+fn own_card(dir: &Path, report: &Report) {
     if !report.card {
         let path = dir.join("README.md");
         eprintln!(

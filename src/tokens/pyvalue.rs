@@ -45,10 +45,9 @@ fn value(text: &str, depth: usize) -> Result<Value, PyJsonError> {
 /// Where a value has no JSON.
 pub fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<Value> = options.get("indent")?;
-    let indent = match indent.filter(|indent| !indent.is_none()) {
-        None => None,
-        Some(indent) => Some(indent.as_usize().map_or_else(|| indent.to_string(), |spaces| " ".repeat(spaces.min(64)))),
-    };
+    let indent = indent
+        .filter(|indent| !indent.is_none())
+        .map(|indent| indent.as_usize().map_or_else(|| indent.to_string(), |spaces| " ".repeat(spaces.min(64))));
     let separators: Option<Vec<String>> = options.get("separators")?;
     let (item, key) = match separators.as_deref() {
         Some([item, key]) => (item.clone(), key.clone()),

@@ -49,7 +49,7 @@ pub enum SealError {
     Empty(PathBuf),
     #[error("{0}")]
     Setting(String),
-    #[error("{} was counted for {found}, the rest for {wanted}: give --recount to count all for {wanted}", path.display())]
+    #[error("{id} in {} was counted for {found}, the rest for {wanted}: give --recount to count all for {wanted}", path.display())]
     Counted { path: PathBuf, id: AttemptId, found: String, wanted: String },
     #[error("{count} trajectories are in more than one input, such as {}: say with --on-duplicate whether the first or the last is taken, or samples are renumbered", shown.join(", "))]
     Duplicates { count: u64, shown: Vec<String> },
