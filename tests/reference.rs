@@ -30,7 +30,8 @@ fn what_sweroll_makes_of_records() {
             let counts = counter.count(&messages, &tools).unwrap();
             let turns: Vec<_> =
                 counts.turns.iter().map(|turn| json!([turn.role, turn.first, turn.messages, turn.tokens, turn.loss])).collect();
-            let made = json!({ "target": counter.target, "text": text, "ids": ids, "tokens": counts.total, "loss": counts.loss, "turns": turns });
+            let made =
+                json!({ "target": counter.target, "text": text, "ids": ids, "tokens": counts.total, "loss": counts.loss, "turns": turns });
             writeln!(out, "{made}").unwrap();
         }
     }

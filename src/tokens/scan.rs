@@ -5,7 +5,7 @@ use super::{
     feed::{Batch, FeedError, FeedSettings, Source, feed},
     report::{Report, Tally},
 };
-use crate::domain::{Message, Resolved};
+use crate::domain::{Message, Resolved, trajectory::Version};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -53,6 +53,8 @@ fn count(batch: &Batch<'_>, counter: &Counter) -> Result<Tally, FeedError> {
 /// What of a record is needed; the rest is skipped unread.
 #[derive(Deserialize)]
 struct Row<'l> {
+    #[serde(default, rename = "schema_version")]
+    _version: Version,
     #[serde(borrow, default)]
     trajectory_id: Cow<'l, str>,
     messages: Vec<Message>,

@@ -9,9 +9,9 @@ use super::{
     seekable::{self, Seek},
 };
 use crate::{
-    domain::{AttemptId, ExitReason, trajectory::Counted},
+    domain::{AttemptId, ExitReason},
     store::{
-        Sealed, Stream,
+        Layout, Manifest, Sealed, Stream,
         sealed::{IndexLine, SealedFile},
         shard,
     },
@@ -62,6 +62,7 @@ pub(super) fn check(check: &Check<'_>, sealed: &Sealed, live: Option<&Live>, rep
     frames(check, sealed.schema_version, &shards, findings);
     order(&shards, findings);
     names(check, sealed, findings);
+    manifest(check, sealed, live, findings);
     if let Some(live) = live {
         against(sealed, &shards, live, report, findings);
     }
@@ -426,6 +427,26 @@ fn names(check: &Check<'_>, sealed: &Sealed, findings: &mut Findings) {
     }
 }
 
+/// What `manifest.json` says of the dataset. A dataset that was given away may have none.
+fn manifest(check: &Check<'_>, sealed: &Sealed, live: Option<&Live>, findings: &mut Findings) {
+    let alone = live.is_none().then(|| Manifest::read(&Layout::new(check.dir))).flatten();
+    let Some(manifest) = live.map_or(alone.as_ref(), |live| live.manifest.as_ref()) else { return };
+    if manifest.sealed.as_ref() == Some(sealed) {
+        return;
+    }
+    let what = "what it says of data/ is not what data/sealed.json says";
+    let note = if live.is_none_or(|live| live.closed) {
+        Note::problem(
+            Place::File,
+            what,
+            "repeat `sweroll seal` or `sweroll merge`, which writes it anew; restore that of a merge from a copy",
+        )
+    } else {
+        Note::warning(Place::File, what, "none needed: the run is still open, or a crash ended it")
+    };
+    findings.add("manifest.json", note);
+}
+
 /// The dataset against the run that it was sealed from: what was committed then, each once, and the very same bytes.
 fn against(sealed: &Sealed, shards: &[Shard<'_>], live: &Live, report: &mut SealedReport, findings: &mut Findings) {
     const SEALED: &str = "data/sealed.json";
@@ -452,11 +473,6 @@ fn against(sealed: &Sealed, shards: &[Shard<'_>], live: &Live, report: &mut Seal
     }
     let then = committed.min(of.attempts) as usize;
     let counting = live.counting(then);
-    // Sealing brings a record of an older version up to this one, and counts one that was counted otherwise or not at all.
-    let same = |was: &Counted| {
-        (&was.target, &was.tokenizer_digest, &was.loss) == (&sealed.counts.target, &sealed.counts.tokenizer_digest, &sealed.counts.loss)
-    };
-    let as_is = |at: usize| live.counted[at].is_some_and(|meaning| same(&live.meanings[meaning]));
     let mut missing: BTreeMap<&AttemptId, usize> = live.commits[..then].iter().enumerate().map(|(at, c)| (&c.id, at)).collect();
     for shard in shards {
         for (number, line) in (1..).zip(&shard.lines) {
@@ -469,7 +485,7 @@ fn against(sealed: &Sealed, shards: &[Shard<'_>], live: &Live, report: &mut Seal
             if counts != (shard.file.stream == Stream::Trajectories) {
                 add(format!("it {} and lies in {}", if counts { "counts" } else { "does not count" }, shard.file.stream.as_str()));
             }
-            if as_is(at) && live.commits[at].digest != line.digest {
+            if live.as_it_lies(at, &sealed.counts, line.tokens) && live.commits[at].digest != line.digest {
                 add("the record is another than the run's".into());
             }
         }
