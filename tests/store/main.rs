@@ -7,6 +7,7 @@ mod format;
 mod journals;
 mod merges;
 mod old;
+#[cfg(feature = "parquet")]
 mod parquets;
 mod run_dirs;
 mod schema;
