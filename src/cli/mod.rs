@@ -1,9 +1,10 @@
 //! The command line: one file a command. The only module that prints.
 
+mod counting;
 mod demo;
 mod endpoint;
-mod merge;
 mod export;
+mod merge;
 mod options;
 mod render;
 mod rerun;

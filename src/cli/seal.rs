@@ -1,21 +1,23 @@
 //! `sweroll seal`: a run's records as a dataset that trainers load as it lies.
 
-use super::{CliError, Exit, Format, Outcome, block_on, options, print, render};
+use super::{
+    CliError, Exit, Format, Outcome, block_on,
+    counting::{Counts, counted_by, fill},
+    options, print, render,
+};
 use crate::{
-    domain::{Message, Role, ToolCall, Trajectory},
+    domain::Trajectory,
     store::{
-        CountedBy, Counting, Disk, SealError, Sealed, StoreError, Stream, View,
+        Counting, Disk, SealError, Sealed, StoreError, Stream, View,
         seal::{self, Progress, Report, Settings},
         sealed::SealedFile,
     },
-    tokens::{Counter, Target, Tokenizer, template},
+    tokens::Counter,
 };
 use clap::Args as ClapArgs;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use std::{
     io::{IsTerminal, Write},
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -45,28 +47,6 @@ pub struct Args {
     pub quiet: bool,
     #[arg(long, value_enum, default_value = "table", env = "SWEROLL_FORMAT", help_heading = "Output")]
     format: Format,
-}
-
-/// For what the records are counted.
-#[derive(Debug, Default, ClapArgs)]
-pub struct Counts {
-    /// Chat template of the counts: qwen3-instruct-2507, or qwen3; records that were counted for another are counted anew
-    /// [default: qwen3-instruct-2507]
-    #[arg(long, value_name = "NAME", env = "SWEROLL_TARGET", help_heading = "Counting")]
-    pub target: Option<Target>,
-    /// Count with this tokenizer.json or tiktoken file instead of the built-in Qwen3 tokenizer
-    #[arg(long, value_name = "FILE", env = "SWEROLL_TOKENIZER", help_heading = "Counting")]
-    pub tokenizer: Option<PathBuf>,
-}
-
-impl Counts {
-    pub fn counter(&self) -> Result<Counter, CliError> {
-        let tokenizer = match &self.tokenizer {
-            Some(path) => Tokenizer::load(path).map_err(CliError::usage)?,
-            None => Tokenizer::qwen3(),
-        };
-        Ok(Counter::new(self.target.unwrap_or_default(), tokenizer))
-    }
 }
 
 /// Settings of sealing, by flag.
@@ -110,8 +90,8 @@ impl Sizes {
 pub fn run(args: &Args) -> Outcome {
     let made_with = View::open(&args.dir).map_err(CliError::usage)?.info.settings;
     let settings = options::operate(&made_with, &options::Operation::default())?;
+    let counter = args.counts.counter(settings.tokens)?;
     let settings = args.sizes.over(&settings.seal);
-    let counter = args.counts.counter()?;
     let report = make(&args.dir, &settings, &counter, args.force, args.quiet)?;
     tell(&args.dir, &report);
     show(&args.dir, &report, args.format, None)
@@ -158,54 +138,6 @@ pub fn refused(error: SealError) -> CliError {
         SealError::Store(StoreError::Io { .. } | StoreError::Damaged { .. }) => CliError::failed(error),
         other => CliError::usage(other),
     }
-}
-
-/// What cannot be counted keeps its place in the dataset, without a count.
-pub fn fill(counter: &Counter, trajectory: &mut Trajectory) {
-    if trajectory.messages.is_empty() {
-        return;
-    }
-    match catch_unwind(AssertUnwindSafe(|| counter.fill(trajectory))) {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => eprintln!("sweroll: {} is not counted: {error}", trajectory.trajectory_id),
-        Err(_) => eprintln!("sweroll: {} is not counted: a bug of sweroll", trajectory.trajectory_id),
-    }
-}
-
-/// The counter by its digests.
-#[must_use]
-pub fn counted_by(counter: &Counter) -> CountedBy {
-    CountedBy {
-        target: counter.target.to_string(),
-        template_digest: template_digest(counter.target),
-        tokenizer: counter.tokenizer.name().to_owned(),
-        tokenizer_digest: counter.tokenizer.digest().to_owned(),
-        loss: String::new(),
-    }
-}
-
-/// SHA-256 of what the built-in template makes of a conversation that holds all that it tells apart.
-fn template_digest(target: Target) -> String {
-    let call = |n: u32| ToolCall::new(format!("call_{n}"), "bash", r#"{"command": "ls"}"#);
-    let mut both = Message::new(Role::Assistant, "both");
-    both.reasoning_content = "thought".into();
-    both.tool_calls = vec![call(1), call(2)];
-    let mut last = Message::new(Role::Assistant, "done");
-    last.reasoning_content = "thought again".into();
-    let messages = [
-        Message::new(Role::System, "system"),
-        Message::new(Role::User, "question"),
-        both,
-        Message::tool("call_1", "one"),
-        Message::tool("call_2", "two"),
-        Message::new(Role::User, "reminder"),
-        last,
-    ];
-    let mut digest = Sha256::new();
-    let rendered =
-        template::turns(target, &messages, r#"[{"type": "function", "function": {"name": "bash"}}]"#, |turn| digest.update(turn.text));
-    rendered.unwrap_or_else(|e| unreachable!("a good conversation: {e}"));
-    format!("sha256:{:x}", digest.finalize())
 }
 
 /// Notes for people, beside the result.

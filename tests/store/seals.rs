@@ -264,7 +264,7 @@ fn a_seal_that_breaks_anywhere_leaves_a_whole_dataset_and_is_finished_by_repeati
     commit(&store, &["b@0.2"]);
     runtime().block_on(store.close()).unwrap();
     let expected = live(master.path());
-    let faults = (0..100).map(|n| (Some(n * 211), 0)).chain((0..30).map(|n| (None, n)));
+    let faults = (0..110).map(|n| (Some(n * 401), 0)).chain((0..30).map(|n| (None, n)));
     let (mut broke, mut went) = (0, HashSet::new());
     for (space, good_syncs) in faults {
         let dir = quick_dir();

@@ -33,7 +33,7 @@ use std::{
 /// What the counts of the dataset are to mean, and how a record is given them.
 pub struct Counting<'a> {
     pub by: CountedBy,
-    /// Fills in counts and loss mask, and says so in `meta.counted`; what cannot be counted it leaves as it is. None: records that
+    /// Fills in counts and loss mask, and says so in `meta.counted`; what cannot be counted it leaves with -1. None: records that
     /// are not counted stay so.
     pub count: Option<&'a (dyn Fn(&mut Trajectory) + Sync)>,
     /// Count what was counted otherwise anew. If not, such a record is an error.
