@@ -161,10 +161,10 @@ fn frames(check: &Check<'_>, view: &View, live: &mut Live, manifest: Option<&Man
     }
     let mut jobs = Vec::new();
     for (key, shard) in &shards {
-        let entries = manifest.iter().flat_map(|m| &m.shards);
+        let mut entries = manifest.iter().flat_map(|m| &m.shards);
         // A prefix that the manifest of a live run speaks of can be read; a longer one is its problem already.
         let known = |entry: &&ShardEntry| entry.file == key.0.file(key.1) && entry.bytes <= view.state.shards()[key].bytes;
-        if let Some(entry) = entries.filter(known).next() {
+        if let Some(entry) = entries.find(known) {
             check.progress.expect(entry.bytes);
             jobs.push(Job::Checksum { shard, bytes: entry.bytes, sha256: &entry.sha256 });
         }
