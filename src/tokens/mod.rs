@@ -26,7 +26,7 @@ pub use jinja::ChatTemplate;
 pub use loss::LossPolicy;
 pub use mask::{ByRole, CountError, Counter, Counts, Template};
 pub use report::{Report, ShardTokens};
-pub use scan::scan;
+pub use scan::{ScanSettings, scan};
 pub use template::{Target, TemplateError};
 pub use tokenizer::{Tokenizer, TokenizerError};
 

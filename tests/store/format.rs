@@ -85,7 +85,7 @@ fn the_document_names_every_key() {
 fn the_document_names_every_key_of_reports_and_events() {
     use sweroll::{
         domain::event::{Event, EventKind},
-        tokens::{Counter, FeedSettings, Source, scan},
+        tokens::{Counter, ScanSettings, Source, scan},
     };
     let dir = quick_dir();
     verify::run_with_reruns(dir.path());
@@ -100,7 +100,7 @@ fn the_document_names_every_key_of_reports_and_events() {
         text.lines().for_each(|line| add(serde_json::from_str(line).unwrap()));
     }
     let shard = Source::from(dir.path().join("data/trajectories-00000.jsonl.zst"));
-    add(serde_json::to_value(scan(&[shard], &Counter::default(), &FeedSettings::default().into()).unwrap()).unwrap());
+    add(serde_json::to_value(scan(&[shard], &Counter::default(), &ScanSettings::default()).unwrap()).unwrap());
     let (id, failure) = (attempt("a@0.1"), Failure::new(Kind::Daemon, ""));
     let usage = Usage::default();
     let events = [

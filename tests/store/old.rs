@@ -4,7 +4,7 @@ use super::*;
 use sweroll::{
     domain::trajectory::SCHEMA_VERSION,
     store::{Layout, frame::FrameWriter, shard},
-    tokens::{Counter, FeedSettings, Source, scan},
+    tokens::{Counter, ScanSettings, Source, scan},
 };
 
 const OLD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/store/v1");
@@ -28,7 +28,7 @@ fn records_of_version_1_are_read_by_all() {
     let report = verify::check(Path::new(OLD));
     assert_eq!((report.findings, report.run.attempts), (vec![], 2));
     let source = Source::from(shard_file());
-    let counted = scan(&[source], &Counter::default(), &FeedSettings::default().into()).unwrap();
+    let counted = scan(&[source], &Counter::default(), &ScanSettings::default()).unwrap();
     assert_eq!((counted.total.trajectories, counted.total.tokens), (2, 5239));
     let view = View::open(Path::new(OLD)).unwrap();
     let place = &view.attempts(&episode("demo_greet@0")).unwrap()[0];
@@ -49,7 +49,7 @@ fn records_of_a_newer_version_are_refused_by_all() {
     let said = [
         Trajectory::parse(&record).unwrap_err().to_string(),
         shard::read_at(&Layout::new(dir.path()), &location, LIMIT).unwrap_err().to_string(),
-        scan(&[Source::from(path)], &Counter::default(), &FeedSettings::default().into()).unwrap_err().to_string(),
+        scan(&[Source::from(path)], &Counter::default(), &ScanSettings::default()).unwrap_err().to_string(),
     ];
     for text in said {
         assert!(text.contains(&format!("version {}", SCHEMA_VERSION + 1)) && text.contains("use a newer one"), "{text}");
