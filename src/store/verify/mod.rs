@@ -3,6 +3,7 @@
 mod card;
 mod dataset;
 mod findings;
+mod index;
 mod live;
 mod pool;
 mod record;
