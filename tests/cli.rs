@@ -4,7 +4,7 @@ mod common;
 
 use common::{expect, stderr, stdout, sweroll};
 
-const COMMANDS: [&str; 8] = ["run", "rerun", "tokens", "summary", "verify", "show", "endpoint", "demo"];
+const COMMANDS: [&str; 11] = ["run", "rerun", "tokens", "seal", "merge", "summary", "verify", "export", "show", "endpoint", "demo"];
 
 fn help(command: &str) -> String {
     stdout(&expect(sweroll().args([command, "--help"]), 0))

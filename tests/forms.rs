@@ -378,6 +378,13 @@ fn companions_name_every_file_and_column() {
         assert_eq!(configs[0], json!({"config_name": "default", "data_files": splits}), "{format}");
         assert!(card.contains("{\"dtype\":\"string\",\"name\":\"trajectory_id\"}"), "{card}");
     }
+    let card = String::from_utf8(Format::MsSwift.companions(&files[1..]).remove(0).1).unwrap();
+    assert!(card.contains("--dataset DIR:val --max_length"), "{card}");
+    let card = String::from_utf8(Format::Verl.companions(&files).remove(0).1).unwrap();
+    assert!(
+        card.contains("'data.train_files=[DIR/data/train-0.x,DIR/data/train-1.x]' \\\n  'data.val_files=[DIR/data/val-0.x]'"),
+        "{card}"
+    );
     let companions = Format::LlamaFactory.companions(&files);
     let info: Value = serde_json::from_slice(&companions[1].1).unwrap();
     assert_eq!(companions[1].0, "dataset_info.json");

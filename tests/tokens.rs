@@ -10,7 +10,7 @@ use std::{
 };
 use sweroll::{
     domain::Message,
-    tokens::{Counter, FeedError, FeedSettings, Source, Target, Tokenizer, scan, shards, template},
+    tokens::{Counter, FeedError, FeedSettings, Source, Target, Tokenizer, scan, scan::ScanSettings, shards, template},
 };
 
 fn fixture<T: for<'de> Deserialize<'de>>(name: &str) -> Vec<T> {
@@ -108,8 +108,8 @@ fn frames(records: &[String]) -> Vec<u8> {
     records.iter().flat_map(|record| zstd::bulk::compress(record.as_bytes(), 3).unwrap()).collect()
 }
 
-fn small_batches(threads: usize) -> FeedSettings {
-    FeedSettings { threads, batch_bytes: 4096, ..FeedSettings::default() }
+fn small_batches(threads: usize) -> ScanSettings {
+    FeedSettings { threads, batch_bytes: 4096, ..FeedSettings::default() }.into()
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn the_tokens_of_a_run_are_those_that_its_journal_knows() {
         (&report["total"]["trajectories"], &report["total"]["superseded"], &report["total"]["tokens"]),
         (&2.into(), &1.into(), &tokens.into())
     );
-    assert!(sweroll(&root, "table").1.contains("superseded: 1 "));
+    assert!(sweroll(&root, "table").1.contains("\n1 superseded "));
     let (code, text) = sweroll(&shard, "json");
     assert!(code == Some(1) && text.contains("damaged"), "a file is counted as it lies: {text}");
 }
@@ -254,7 +254,7 @@ fn damage_is_named() {
     let conversations: Vec<Conversation> = fixture("conversations.jsonl");
     let records: Vec<String> = conversations.iter().enumerate().map(|(id, conversation)| record(conversation, id)).collect();
     let folder = tempfile::tempdir().unwrap();
-    let check = |name: &str, data: &[u8], settings: &FeedSettings| {
+    let check = |name: &str, data: &[u8], settings: &ScanSettings| {
         let path = folder.path().join(name);
         fs::write(&path, data).unwrap();
         let error = scan(&[path.into()], &Counter::default(), settings).unwrap_err();
@@ -282,7 +282,7 @@ fn damage_is_named() {
     let (_, message) = check("tools.jsonl", bad.concat().as_bytes(), &small_batches(2));
     assert!(message.contains("record 5") && message.contains("i@4.1") && message.contains("tools"), "{message}");
 
-    let long = FeedSettings { max_record_bytes: 100, ..small_batches(1) };
+    let long = FeedSettings { max_record_bytes: 100, ..small_batches(1).feed }.into();
     let (error, _) = check("long.jsonl", records.concat().as_bytes(), &long);
     assert!(matches!(error, FeedError::TooLong { record: 1, limit: 100, .. }));
 

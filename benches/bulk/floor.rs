@@ -1,9 +1,8 @@
 //! What compression alone costs: the same bytes in the same frames on as many threads, with nothing around it.
 
 use std::{
-    collections::BTreeMap,
     fs::File,
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
@@ -11,13 +10,7 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
-use sweroll::store::{
-    Layout,
-    fact::Fact,
-    journal,
-    sealed::{IndexLine, Sealed},
-};
-use zstd::{bulk::Compressor, stream::raw::CParameter};
+use zstd::{bulk::Compressor, stream::raw::CParameter, zstd_safe};
 
 /// Raw bytes of a job: a sealed frame, or as many live ones.
 const JOB_BYTES: u64 = 16 << 20;
@@ -37,9 +30,9 @@ pub struct Zstd {
     pub window: Option<u32>,
 }
 
-/// Decompresses all frames of a directory, and compresses them again where asked to. Returns raw and compressed bytes.
+/// Decompresses the shards of a directory, and compresses them again where asked to. Returns raw and compressed bytes.
 pub fn run(dir: &Path, threads: usize, again: Option<Zstd>) -> (u64, u64) {
-    let jobs = if Sealed::data(dir).is_dir() { sealed(&Sealed::data(dir)) } else { live(dir) };
+    let jobs = jobs(dir);
     let (next, raw, compressed) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let out = Mutex::new(tempfile::tempfile_in(dir).expect("a file"));
     std::thread::scope(|scope| {
@@ -84,41 +77,28 @@ fn decompress(job: &Job, content: &mut Vec<u8>) {
     decoder.read_to_end(content).expect("whole frames");
 }
 
-fn sealed(data: &Path) -> Vec<Job> {
-    let mut indexes: Vec<PathBuf> = std::fs::read_dir(data).expect("a dataset").flatten().map(|entry| entry.path()).collect();
-    indexes.retain(|path| path.to_string_lossy().ends_with(".index.jsonl"));
-    indexes.sort();
-    let mut jobs: Vec<Job> = Vec::new();
-    for index in indexes {
-        let path = PathBuf::from(index.to_string_lossy().replace(".index.jsonl", ".jsonl.zst"));
-        let mut seen = BTreeMap::new();
-        for line in BufReader::new(File::open(&index).expect("an index")).lines() {
-            let line: IndexLine = serde_json::from_str(&line.expect("text")).expect("a line of an index");
-            seen.insert(line.frame_offset, line.frame_len);
-        }
-        jobs.extend(seen.into_iter().map(|(offset, len)| Job { path: path.clone(), offset, len }));
-    }
-    jobs
+/// The frames of all shards in a directory, those that are small in runs of [`JOB_BYTES`].
+fn jobs(dir: &Path) -> Vec<Job> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(dir).expect("a directory").flatten().map(|entry| entry.path()).collect();
+    files.retain(|path| path.extension().is_some_and(|kind| kind == "zst"));
+    files.sort();
+    files.iter().flat_map(|path| frames(path)).collect()
 }
 
-fn live(dir: &Path) -> Vec<Job> {
-    let layout = Layout::new(dir);
-    let mut shards: BTreeMap<_, (Vec<Job>, u64)> = BTreeMap::new();
-    journal::read(&layout.journal(), &mut |_, fact| {
-        if let Fact::Committed(fact) = fact {
-            let path = layout.shards().join(fact.location.stream.file(fact.location.shard));
-            let (jobs, raw) = shards.entry((fact.location.stream, fact.location.shard)).or_default();
-            match jobs.last_mut().filter(|_| *raw + fact.raw_bytes <= JOB_BYTES) {
-                Some(job) => job.len += fact.location.len,
-                None => {
-                    jobs.push(Job { path, offset: fact.location.offset, len: fact.location.len });
-                    *raw = 0;
-                }
+fn frames(path: &Path) -> Vec<Job> {
+    let file = std::fs::read(path).expect("a shard");
+    let (mut jobs, mut raw, mut at): (Vec<Job>, _, _) = (Vec::new(), 0, 0);
+    while at < file.len() {
+        let len = zstd_safe::find_frame_compressed_size(&file[at..]).expect("a frame");
+        let size = zstd_safe::get_frame_content_size(&file[at..]).ok().flatten().unwrap_or(JOB_BYTES);
+        match jobs.last_mut().filter(|_| raw + size <= JOB_BYTES) {
+            Some(job) => (job.len, raw) = (job.len + len as u64, raw + size),
+            None => {
+                jobs.push(Job { path: path.to_owned(), offset: at as u64, len: len as u64 });
+                raw = size;
             }
-            *raw += fact.raw_bytes;
         }
-        Ok(())
-    })
-    .expect("a journal");
-    shards.into_values().flat_map(|(jobs, _)| jobs).collect()
+        at += len;
+    }
+    jobs
 }

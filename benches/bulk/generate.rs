@@ -58,6 +58,7 @@ pub fn generate(dir: &Path, gigabytes: f64, seed: u64, corpus: Option<&Path>, th
             let permit = runtime.block_on(Arc::clone(&room).acquire_owned()).expect("it stays open");
             runtime.spawn(async move {
                 store.commit(&trajectory, outcome, stream).await.expect("a commit");
+                drop(store);
                 drop(permit);
             });
         };

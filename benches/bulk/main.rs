@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 use floor::Zstd;
 use measure::Cost;
 use std::{
+    collections::VecDeque,
     fs,
     io::Write,
     path::{Path, PathBuf},
@@ -112,11 +113,10 @@ fn table(args: &Args) {
         }
     }
     let raw = raw_bytes(&run);
-    println!("{} cores, {:.2} GB of records before compression\n", args.threads, raw as f64 / 1e9);
-    println!("| step | wall s | MB/s raw | CPU s | peak MB | out MB | wall / floor | CPU / floor |");
-    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
-    let mut done: Vec<(&str, Cost)> = Vec::new();
-    for mut step in steps(args, &run, &other, dir) {
+    let mut done: Vec<(Step, Cost, Option<u64>)> = Vec::new();
+    let load = load();
+    let mut coming = VecDeque::from(steps(args, &run, &other, dir));
+    while let Some(mut step) = coming.pop_front() {
         if !args.only.is_empty() && !args.only.iter().any(|only| only == step.name) {
             continue;
         }
@@ -127,27 +127,38 @@ fn table(args: &Args) {
             }
             step.command.stdin(Stdio::null()).stdout(Stdio::null());
             let cost = measure::run(&mut step.command).unwrap_or_else(|e| panic!("{}: {e}", step.name));
+            eprintln!("{}: {cost:?}", step.name);
             best = Some(best.filter(|best| best.wall <= cost.wall).unwrap_or(cost));
         }
-        let Some(cost) = best else { continue };
-        let floor = step.floor.and_then(|floor| done.iter().find(|(name, _)| *name == floor)).map(|(_, cost)| *cost);
-        let ratio = |of: fn(&Cost) -> f64| floor.map_or(String::new(), |floor| format!("{:.2}", of(&cost) / of(&floor)));
-        let out = step.out.as_deref().map_or(String::new(), |out| format!("{}", weigh(out) / 1_000_000));
+        let weight = step.out.as_deref().map(weigh);
+        let is_read = |out: &Path| coming.iter().any(|step| step.command.get_args().any(|path| out.starts_with(path)));
+        if let Some(out) = step.out.as_deref().filter(|out| !args.keep && !is_read(out)) {
+            let _ = fs::remove_dir_all(out);
+        }
+        done.extend(best.map(|cost| (step, cost, weight)));
+    }
+    println!(
+        "{} threads, {:.2} GB of records before compression, load {load} before and {} after\n",
+        args.threads,
+        raw as f64 / 1e9,
+        self::load()
+    );
+    println!("| step | wall s | MB/s raw | CPU s | peak MB | out MB | wall / floor | CPU / floor |");
+    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    for (step, cost, weight) in &done {
+        let floor = step.floor.and_then(|floor| done.iter().find(|(step, ..)| step.name == floor)).map(|(_, cost, _)| *cost);
+        let ratio = |of: fn(&Cost) -> f64| floor.map_or(String::new(), |floor| format!("{:.2}", of(cost) / of(&floor)));
         println!(
-            "| {} | {:.1} | {:.0} | {:.1} | {:.0} | {out} | {} | {} |",
+            "| {} | {:.1} | {:.0} | {:.1} | {:.0} | {} | {} | {} |",
             step.name,
             cost.wall,
             raw as f64 / 1e6 / cost.wall,
             cost.cpu,
             cost.peak as f64 / 1e6,
+            weight.map_or(String::new(), |bytes| format!("{}", bytes / 1_000_000)),
             ratio(|c| c.wall),
             ratio(|c| c.cpu)
         );
-        let _ = std::io::stdout().flush();
-        done.push((step.name, cost));
-        if let Some(out) = step.out.filter(|out| !args.keep && *out != run.join("data")) {
-            let _ = fs::remove_dir_all(out);
-        }
     }
     if !args.keep {
         let _ = fs::remove_dir_all(dir);
@@ -164,37 +175,33 @@ fn steps(args: &Args, run: &Path, other: &Path, dir: &Path) -> Vec<Step> {
         command.args(paths);
         command
     };
-    let floor = |words: &[&str]| {
+    let floor = |of: PathBuf, words: &[&str]| {
         let mut command = this(args);
-        command.arg("floor").arg(run).args(words);
+        command.arg("floor").arg(of).args(words);
         command
     };
+    let seal_like = ["--level", "9", "--window", "27"];
     let to = |name: &str| dir.join(name);
+    let export = |form: &str, more: &[&str]| with(sweroll(&[&["export", "--to", form], more, &["--out"]].concat()), &[&to(form), run]);
     let step = |name, floor, command, out| Step { name, floor, command, out };
     vec![
-        step("tokens, live shards", None, with(sweroll(&["tokens"]), &[run]), None),
-        step("floor: decompress live shards", None, floor(&[]), None),
-        step("seal", None, with(sweroll(&["seal"]), &[run]), Some(run.join("data"))),
-        step("floor: compress, level 9, window 27", None, floor(&["--level", "9", "--window", "27"]), None),
-        step("floor: decompress", None, floor(&[]), None),
-        step("verify", Some("floor: decompress"), with(sweroll(&["verify"]), &[run]), None),
-        step("tokens", Some("floor: decompress"), with(sweroll(&["tokens"]), &[run]), None),
-        step("tokens --check", Some("floor: decompress"), with(sweroll(&["tokens", "--check"]), &[run]), None),
-        step("export openai", None, with(sweroll(&["export", "--to", "openai", "--out"]), &[&to("openai"), run]), Some(to("openai"))),
-        step(
-            "export trl, parquet",
-            None,
-            with(sweroll(&["export", "--to", "trl", "--container", "parquet", "--out"]), &[&to("trl"), run]),
-            Some(to("trl")),
-        ),
-        step("seal of a tenth", None, with(sweroll(&["seal"]), &[other]), Some(other.join("data"))),
-        step(
-            "merge",
-            Some("floor: compress, level 9, window 27"),
-            with(sweroll(&["merge", "--out"]), &[&to("merged"), run, other]),
-            Some(to("merged")),
-        ),
+        step("seal", Some("compress"), with(sweroll(&["seal", "--quiet"]), &[run]), Some(run.join("data"))),
+        step("compress", None, floor(run.join("data"), &seal_like), None),
+        step("read", None, floor(run.join("data"), &[]), None),
+        step("verify", Some("compress"), with(sweroll(&["verify"]), &[run]), None),
+        step("tokens", Some("compress"), with(sweroll(&["tokens"]), &[run]), None),
+        step("tokens --check", Some("compress"), with(sweroll(&["tokens", "--check"]), &[run]), None),
+        step("export openai", Some("compress openai"), export("openai", &[]), Some(to("openai"))),
+        step("compress openai", None, floor(to("openai"), &["--level", "9"]), None),
+        step("export trl parquet", Some("compress openai"), export("trl", &["--container", "parquet"]), Some(to("trl"))),
+        step("seal the other", None, with(sweroll(&["seal", "--quiet"]), &[other]), Some(other.join("data"))),
+        step("merge", Some("compress"), with(sweroll(&["merge", "--quiet", "--out"]), &[&to("merged"), run, other]), Some(to("merged"))),
     ]
+}
+
+/// Processes that wanted a core in the last minute.
+fn load() -> String {
+    fs::read_to_string("/proc/loadavg").ok().and_then(|text| text.split(' ').next().map(str::to_owned)).unwrap_or_default()
 }
 
 /// This program again, with the same settings.

@@ -22,8 +22,8 @@ GET /stat tells requests, replies by status, connections, faults, and violations
 #[derive(Debug, ClapArgs)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
-    /// Instances that will be asked about: .jsonl, .jsonl.zst or .jsonl.gz
-    #[arg(long, value_name = "FILE", env = "SWEROLL_INSTANCES", help_heading = "Instances")]
+    /// Instances that will be asked about: .jsonl, .jsonl.zst, .jsonl.gz, .parquet, or a directory of such shards
+    #[arg(long, value_name = "PATH", env = "SWEROLL_INSTANCES", help_heading = "Instances")]
     instances: PathBuf,
     #[command(flatten)]
     rows: Rows,
@@ -63,6 +63,9 @@ pub struct Args {
 /// Which rows are taken, as `run` takes them.
 #[derive(Debug, ClapArgs)]
 struct Rows {
+    /// Which split, where the directory holds more than one
+    #[arg(long, value_name = "NAME", env = "SWEROLL_INSTANCES_SPLIT", help_heading = "Instances")]
+    split: Option<String>,
     /// Only instances whose id matches this regular expression
     #[arg(long, value_name = "REGEX", env = "SWEROLL_FILTER", help_heading = "Instances")]
     filter: Option<String>,
@@ -81,7 +84,13 @@ struct Rows {
 const TWINS_SHOWN: usize = 20;
 
 fn playbook(path: &Path, rows: &Rows) -> Result<Playbook, CliError> {
-    let mut options = dataset::Options { filter: rows.filter.clone(), limit: rows.limit, skip_bad: rows.skip_bad, ..Default::default() };
+    let mut options = dataset::Options {
+        split: rows.split.clone(),
+        filter: rows.filter.clone(),
+        limit: rows.limit,
+        skip_bad: rows.skip_bad,
+        ..Default::default()
+    };
     options.image_template = rows.image_template.clone().unwrap_or(options.image_template);
     let mut plays = Vec::new();
     let take = &mut |instance| {

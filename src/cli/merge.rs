@@ -2,7 +2,8 @@
 
 use super::{
     CliError, Format, Outcome,
-    seal::{Counts, Meter, Sizes, counted_by, fill, refused, show, tell},
+    counting::{Counts, counted_by, fill},
+    seal::{Meter, Sizes, refused, show, tell},
 };
 use crate::{
     domain::Trajectory,
@@ -11,6 +12,7 @@ use crate::{
         merge::{self, OnDuplicate},
         seal::Settings,
     },
+    tokens,
 };
 use clap::Args as ClapArgs;
 use std::path::PathBuf;
@@ -68,7 +70,7 @@ impl From<Duplicates> for OnDuplicate {
 }
 
 pub fn run(args: &Args) -> Outcome {
-    let counter = args.counts.counter()?;
+    let counter = args.counts.counter(tokens::Settings::default())?;
     let ours = counted_by(&counter);
     let count = |trajectory: &mut Trajectory| fill(&counter, trajectory);
     let by = if args.recount { ours.clone() } else { agreed(args, &ours)? };
@@ -94,8 +96,7 @@ pub fn run(args: &Args) -> Outcome {
 
 /// What all inputs were counted for. A run is counted for what is asked for, or refused record by record.
 fn agreed(args: &Args, ours: &CountedBy) -> Result<CountedBy, CliError> {
-    let asked = args.counts.target.is_some() || args.counts.tokenizer.is_some();
-    let mut agreed = asked.then(|| ours.clone());
+    let mut agreed = args.counts.are_asked().then(|| ours.clone());
     for input in &args.inputs {
         let by = merge::counted_by(input).map_err(CliError::usage)?.unwrap_or_else(|| ours.clone());
         match &agreed {

@@ -1,7 +1,9 @@
 //! The command line: one file a command. The only module that prints.
 
+mod counting;
 mod demo;
 mod endpoint;
+mod export;
 mod merge;
 mod options;
 mod render;
@@ -82,6 +84,8 @@ enum Command {
     Summary(summary::Args),
     /// Prove that a run or a sealed dataset is whole and in order
     Verify(verify::Args),
+    /// Write trajectories as a trainer reads them: selected, split, as lines or Parquet
+    Export(Box<export::Args>),
     /// Show one trajectory
     Show(show::Args),
     /// Serve a scripted OpenAI-compatible endpoint, to rehearse a run without paying
@@ -111,6 +115,7 @@ pub fn main() -> ExitCode {
         Command::Merge(args) => merge::run(&args),
         Command::Summary(args) => summary::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Export(args) => export::run(*args),
         Command::Show(args) => show::run(&args),
         Command::Endpoint(args) => endpoint::run(args),
         Command::Demo(args) => demo::run(&args),

@@ -47,9 +47,12 @@ pub struct Operation {
 /// Options that are part of what a run is; another value means another run.
 #[derive(Debug, Default, Args)]
 pub struct Identity {
-    /// Instances: .jsonl, .jsonl.zst or .jsonl.gz in the Scale-SWE or SWE-bench schema
-    #[arg(long, value_name = "FILE", env = "SWEROLL_INSTANCES", help_heading = "Instances")]
+    /// Instances in the Scale-SWE or SWE-bench schema: .jsonl, .jsonl.zst, .jsonl.gz, .parquet, or a directory of such shards
+    #[arg(long, value_name = "PATH", env = "SWEROLL_INSTANCES", help_heading = "Instances")]
     pub instances: Option<PathBuf>,
+    /// Which split, where the directory holds more than one
+    #[arg(long, value_name = "NAME", env = "SWEROLL_INSTANCES_SPLIT", help_heading = "Instances")]
+    pub split: Option<String>,
     /// Independent tries at each instance [default: 1]
     #[arg(long, value_name = "N", env = "SWEROLL_SAMPLES", help_heading = "Instances")]
     pub samples: Option<u32>,
@@ -115,6 +118,7 @@ impl Identity {
     fn lay(&self, layer: &mut config::Layer) -> Result<(), CliError> {
         layer.set("instances.path", self.instances.as_ref().map(|p| p.display().to_string()));
         layer.set("instances.samples", self.samples.map(i64::from));
+        layer.set("dataset.split", self.split.clone());
         layer.set("dataset.filter", self.filter.clone());
         layer.set("dataset.limit", self.limit.map(|n| n as i64));
         layer.set("dataset.skip_bad", self.skip_bad.then_some(true));

@@ -138,7 +138,7 @@ pub fn execute(
     match report.end {
         End::Done => {
             if settings.seal.at_end {
-                print(&format!("\n{}", seal::at_end(&dir, &settings.seal, Counter::default(), operation.quiet)?))?;
+                print(&format!("\n{}", seal::at_end(&dir, &settings.seal, Counter::from(settings.tokens), operation.quiet)?))?;
             }
             print(&format!("\nnext: sweroll tokens {}\n", dir.display()))
         }

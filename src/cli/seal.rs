@@ -1,21 +1,23 @@
 //! `sweroll seal`: a run's records as a dataset that trainers load as it lies.
 
-use super::{CliError, Exit, Format, Outcome, block_on, options, print, render};
+use super::{
+    CliError, Exit, Format, Outcome, block_on,
+    counting::{Counts, counted_by, fill},
+    options, print, render,
+};
 use crate::{
-    domain::{Message, Role, ToolCall, Trajectory},
+    domain::Trajectory,
     store::{
-        CountedBy, Counting, Disk, SealError, Sealed, StoreError, Stream, View,
+        Counting, Disk, SealError, Sealed, StoreError, Stream, View,
         seal::{self, Progress, Report, Settings},
         sealed::SealedFile,
     },
-    tokens::{Counter, Target, Tokenizer, template},
+    tokens::Counter,
 };
 use clap::Args as ClapArgs;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use std::{
     io::{IsTerminal, Write},
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -45,28 +47,6 @@ pub struct Args {
     pub quiet: bool,
     #[arg(long, value_enum, default_value = "table", env = "SWEROLL_FORMAT", help_heading = "Output")]
     format: Format,
-}
-
-/// For what the records are counted.
-#[derive(Debug, Default, ClapArgs)]
-pub struct Counts {
-    /// Chat template of the counts: qwen3-instruct-2507, or qwen3; records that were counted for another are counted anew
-    /// [default: qwen3-instruct-2507]
-    #[arg(long, value_name = "NAME", env = "SWEROLL_TARGET", help_heading = "Counting")]
-    pub target: Option<Target>,
-    /// Count with this tokenizer.json or tiktoken file instead of the built-in Qwen3 tokenizer
-    #[arg(long, value_name = "FILE", env = "SWEROLL_TOKENIZER", help_heading = "Counting")]
-    pub tokenizer: Option<PathBuf>,
-}
-
-impl Counts {
-    pub fn counter(&self) -> Result<Counter, CliError> {
-        let tokenizer = match &self.tokenizer {
-            Some(path) => Tokenizer::load(path).map_err(CliError::usage)?,
-            None => Tokenizer::qwen3(),
-        };
-        Ok(Counter::new(self.target.unwrap_or_default(), tokenizer))
-    }
 }
 
 /// Settings of sealing, by flag.
@@ -110,41 +90,45 @@ impl Sizes {
 pub fn run(args: &Args) -> Outcome {
     let made_with = View::open(&args.dir).map_err(CliError::usage)?.info.settings;
     let settings = options::operate(&made_with, &options::Operation::default())?;
+    let counter = args.counts.counter(settings.tokens)?;
     let settings = args.sizes.over(&settings.seal);
-    let counter = args.counts.counter()?;
-    let report = make(&args.dir, &settings, &counter, args.force, args.quiet)?;
+    let report = make(&args.dir, &settings, &counter, args.force, args.quiet).map_err(refused)?;
     tell(&args.dir, &report);
     show(&args.dir, &report, args.format, None)
 }
 
-fn make(dir: &Path, settings: &Settings, counter: &Counter, force: bool, quiet: bool) -> Result<Report, CliError> {
+fn make(dir: &Path, settings: &Settings, counter: &Counter, force: bool, quiet: bool) -> Result<Report, SealError> {
     let count = |trajectory: &mut Trajectory| fill(counter, trajectory);
     let counting = Counting { by: counted_by(counter), count: Some(&count), recount: true };
     let mut meter = Meter::new(quiet);
-    seal::seal(dir, settings, &counting, force, &Disk::default(), &mut |progress| meter.show(progress)).map_err(refused)
+    seal::seal(dir, settings, &counting, force, &Disk::default(), &mut |progress| meter.show(progress))
 }
 
-/// Seals a run that is done. The run is whole whatever comes of it, and says so. Ctrl-C stops it.
+/// Seals a run that is done, and says so in a line. The run is whole whatever comes of it. Ctrl-C stops it.
 pub fn at_end(dir: &Path, settings: &Settings, counter: Counter, quiet: bool) -> Result<String, CliError> {
     let (at, settings) = (dir.to_owned(), settings.clone());
-    let mend = |why: String| {
-        CliError::failed(format!("the run is done and whole, but not sealed: {why}\n`sweroll seal {}` does it", dir.display()))
-    };
-    let report = block_on(async {
+    let work = move || make(&at, &settings, &counter, false, quiet);
+    let sealed = block_on(async {
         let broken = |e| CliError::failed(format!("no signal handler: {e}"));
         let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(broken)?;
-        let work = tokio::task::spawn_blocking(move || make(&at, &settings, &counter, false, quiet));
         tokio::select! {
-            sealed = work => sealed.map_err(|e| mend(e.to_string()))?.map_err(|e| mend(e.message)),
+            sealed = tokio::task::spawn_blocking(work) => sealed.map_err(CliError::failed),
             _ = interrupt.recv() => stop(dir),
             _ = terminate.recv() => stop(dir),
         }
     })??;
-    tell(dir, &report);
+    let report = match sealed {
+        // Every instance was left out, or none was begun.
+        Err(SealError::Empty(_)) => return Ok(String::new()),
+        sealed => sealed.map_err(|e| {
+            CliError::failed(format!("the run is done and whole, but not sealed: {e}\n`sweroll seal {}` does it", dir.display()))
+        })?,
+    };
+    own_card(dir, &report);
     let total = total(&report.sealed.files);
-    let (rows, ratio) = (render::grouped(total.rows), ratio(&total));
-    Ok(format!("sealed {rows} records in {} ({ratio}x smaller): {}\n", render::grouped(total.bytes), Sealed::data(dir).display()))
+    let [rows, raw, bytes] = [total.rows, total.raw_bytes, total.bytes].map(render::grouped);
+    Ok(format!("sealed {rows} records of {raw} bytes in {bytes} bytes ({}x): {}\n", ratio(&total), Sealed::data(dir).display()))
 }
 
 /// A sealing that is stopped at any point goes on later: nothing has to be put in order.
@@ -160,54 +144,6 @@ pub fn refused(error: SealError) -> CliError {
     }
 }
 
-/// What cannot be counted keeps its place in the dataset, without a count.
-pub fn fill(counter: &Counter, trajectory: &mut Trajectory) {
-    if trajectory.messages.is_empty() {
-        return;
-    }
-    match catch_unwind(AssertUnwindSafe(|| counter.fill(trajectory))) {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => eprintln!("sweroll: {} is not counted: {error}", trajectory.trajectory_id),
-        Err(_) => eprintln!("sweroll: {} is not counted: a bug of sweroll", trajectory.trajectory_id),
-    }
-}
-
-/// The counter by its digests.
-#[must_use]
-pub fn counted_by(counter: &Counter) -> CountedBy {
-    CountedBy {
-        target: counter.target.to_string(),
-        template_digest: template_digest(counter.target),
-        tokenizer: counter.tokenizer.name().to_owned(),
-        tokenizer_digest: counter.tokenizer.digest().to_owned(),
-        loss: String::new(),
-    }
-}
-
-/// SHA-256 of what the built-in template makes of a conversation that holds all that it tells apart.
-fn template_digest(target: Target) -> String {
-    let call = |n: u32| ToolCall::new(format!("call_{n}"), "bash", r#"{"command": "ls"}"#);
-    let mut both = Message::new(Role::Assistant, "both");
-    both.reasoning_content = "thought".into();
-    both.tool_calls = vec![call(1), call(2)];
-    let mut last = Message::new(Role::Assistant, "done");
-    last.reasoning_content = "thought again".into();
-    let messages = [
-        Message::new(Role::System, "system"),
-        Message::new(Role::User, "question"),
-        both,
-        Message::tool("call_1", "one"),
-        Message::tool("call_2", "two"),
-        Message::new(Role::User, "reminder"),
-        last,
-    ];
-    let mut digest = Sha256::new();
-    let rendered =
-        template::turns(target, &messages, r#"[{"type": "function", "function": {"name": "bash"}}]"#, |turn| digest.update(turn.text));
-    rendered.unwrap_or_else(|e| unreachable!("a good conversation: {e}"));
-    format!("sha256:{:x}", digest.finalize())
-}
-
 /// Notes for people, beside the result.
 pub fn tell(dir: &Path, report: &Report) {
     if !report.made {
@@ -216,6 +152,10 @@ pub fn tell(dir: &Path, report: &Report) {
     if report.kept > 0 {
         eprintln!("sweroll: {} shards were finished by an earlier seal and kept", report.kept);
     }
+    own_card(dir, report);
+}
+
+fn own_card(dir: &Path, report: &Report) {
     if !report.card {
         let path = dir.join("README.md");
         eprintln!(

@@ -98,6 +98,7 @@ impl Settings {
 /// made. The instances themselves are held by their digest, not by their path.
 pub const MAY_DIFFER: &[&str] = &[
     "instances.path",
+    "dataset.split",
     "scheduler",
     "store",
     "seal",

@@ -10,7 +10,7 @@ use crate::{
         instances,
     },
 };
-use std::{fs, path::Path, time::UNIX_EPOCH};
+use std::path::Path;
 
 /// Why a run could not be opened; nothing was begun.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +50,7 @@ pub fn open<T>(out: &Path, settings: &Settings, ask: impl FnOnce() -> Result<T, 
     let scaffold = scaffold(settings)?;
     let mut found = None;
     let dir = RunDir::create(out, &settings.table()?, |layout| -> Result<Plan, OpenError> {
-        let source = source(&settings.instances.path);
+        let source = dataset::stamp(&settings.instances.path, settings.dataset.split.as_deref())?.unwrap_or_default();
         let scan = instances::freeze(layout, &settings.instances.path, &settings.dataset)?;
         let answer = ask()?;
         let digests = [("dataset", scan.digest), ("dataset_file", source), ("scaffold", scaffold.digest.clone())];
@@ -78,8 +78,8 @@ pub fn existing(out: &Path, settings: &Settings) -> Result<RunDir, OpenError> {
     dir.check_settings(&settings.table()?, MAY_DIFFER)?;
     same(&dir, "scaffold", &scaffold(settings)?.digest)?;
     // The instances are frozen in the run: where their file is gone there is nothing to compare, and nothing is missing.
-    let file = source(&settings.instances.path);
-    if !file.is_empty() && dir.info().plan.digests.get("dataset_file") != Some(&file) {
+    let stamp = dataset::stamp(&settings.instances.path, settings.dataset.split.as_deref())?;
+    if stamp.is_some() && dir.info().plan.digests.get("dataset_file") != stamp.as_ref() {
         let scan = dataset::scan(&settings.instances.path, &settings.dataset, &mut |_| Ok(()))?;
         same(&dir, "dataset", &scan.digest)?;
     }
@@ -109,13 +109,4 @@ fn same(dir: &RunDir, what: &str, digest: &str) -> Result<(), OpenError> {
         ))),
         _ => Ok(()),
     }
-}
-
-/// Length and time of the dataset file: while they stay, its content need not be read again.
-fn source(path: &Path) -> String {
-    let stat = |meta: fs::Metadata| {
-        let modified = meta.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
-        Some(format!("{}-{}", meta.len(), modified.as_nanos()))
-    };
-    fs::metadata(path).ok().and_then(stat).unwrap_or_default()
 }

@@ -38,56 +38,58 @@ fn configs(format: Format, files: &Files) -> Vec<Value> {
 const MODEL: &str = "Qwen/Qwen3-30B-A3B-Instruct-2507";
 
 fn usage(format: Format, files: &Files) -> String {
-    let others: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).filter(|name| *name != "train").collect();
-    let first = |split: &str| files.iter().find(|(name, _)| name == split).and_then(|(_, paths)| paths.first()).map_or("", String::as_str);
-    let train = first("train");
+    // The first split is trained on where none is called so.
+    let of = |split: &str| files.iter().find(|(name, _)| name == split);
+    let Some((split, paths)) = of("train").or(files.first()) else { return String::new() };
+    let val = files.iter().find(|(name, _)| name != split);
+    let train = paths.first().map_or("", String::as_str);
     let block = |language: &str, text: String| format!("```{language}\n{text}\n```\n");
     match format {
         Format::OpenAi => block(
             "python",
-            "rows = datasets.load_dataset(\"DIR\", split=\"train\")\n\
-             tokenizer.apply_chat_template(rows[0][\"messages\"], tools=json.loads(rows[0][\"tools\"]), tokenize=False)"
-                .to_owned(),
+            format!(
+                "rows = datasets.load_dataset(\"DIR\", split=\"{split}\")\n\
+                 tokenizer.apply_chat_template(rows[0][\"messages\"], tools=json.loads(rows[0][\"tools\"]), tokenize=False)"
+            ),
         ),
         Format::Flat => block(
             "python",
-            "rows = datasets.load_dataset(\"DIR\", split=\"train\")\n\
-             tokenizer.apply_chat_template(rows[0][\"messages\"], tokenize=False)"
-                .to_owned(),
+            format!(
+                "rows = datasets.load_dataset(\"DIR\", split=\"{split}\")\n\
+                 tokenizer.apply_chat_template(rows[0][\"messages\"], tokenize=False)"
+            ),
         ),
         Format::MsSwift => {
-            let val: String = others.first().map(|name| format!(" --val_dataset DIR:{name}")).unwrap_or_default();
-            block("sh", format!("swift sft --model {MODEL} --dataset DIR{val} --max_length 32768"))
+            let val = val.map(|(name, _)| format!(" --val_dataset DIR:{name}")).unwrap_or_default();
+            let subset = if split == "train" { String::new() } else { format!(":{split}") };
+            block("sh", format!("swift sft --model {MODEL} --dataset DIR{subset}{val} --max_length 32768"))
         }
         Format::LlamaFactory => {
-            let val: String = others.first().map(|name| format!(" --eval_dataset sweroll_{name}")).unwrap_or_default();
+            let val = val.map(|(name, _)| format!(" --eval_dataset sweroll_{name}")).unwrap_or_default();
             block(
                 "sh",
                 format!(
                     "llamafactory-cli train --stage sft --do_train --model_name_or_path {MODEL} --template qwen3_nothink \\\n  \
-                     --dataset_dir DIR --dataset sweroll_train{val} --cutoff_len 32768 --output_dir OUT"
+                     --dataset_dir DIR --dataset sweroll_{split}{val} --cutoff_len 32768 --output_dir OUT"
                 ),
             )
         }
         Format::Verl => {
-            let of = |split: &str| {
-                let paths = files.iter().filter(|(name, _)| name == split).flat_map(|(_, paths)| paths);
-                paths.map(|path| format!("DIR/{path}")).collect::<Vec<_>>().join(",")
-            };
-            let val: String = others.first().map(|name| format!(" \\\n  'data.val_files=[{}]'", of(name))).unwrap_or_default();
+            let list = |paths: &[String]| paths.iter().map(|path| format!("DIR/{path}")).collect::<Vec<_>>().join(",");
+            let val = val.map(|(_, paths)| format!(" \\\n  'data.val_files=[{}]'", list(paths))).unwrap_or_default();
             block(
                 "sh",
                 format!(
                     "torchrun --nproc_per_node 8 -m verl.trainer.sft_trainer model.path={MODEL} \\\n  \
                      'data.train_files=[{}]'{val} \\\n  data.messages_key=messages data.max_length=32768 data.truncation=right",
-                    of("train")
+                    list(paths)
                 ),
             )
         }
         Format::Trl => block(
             "python",
             format!(
-                "rows = datasets.load_dataset(\"DIR\", split=\"train\")\n\
+                "rows = datasets.load_dataset(\"DIR\", split=\"{split}\")\n\
                  args = trl.SFTConfig(assistant_only_loss=True, max_length=32768)\n\
                  trl.SFTTrainer(model=\"{MODEL}\", args=args, train_dataset=rows).train()"
             ),
@@ -95,7 +97,7 @@ fn usage(format: Format, files: &Files) -> String {
         Format::Axolotl => block(
             "yaml",
             format!(
-                "base_model: {MODEL}\nsequence_len: 32768\nchat_template: tokenizer_default\ndatasets:\n  - path: DIR\n    split: train\n    \
+                "base_model: {MODEL}\nsequence_len: 32768\nchat_template: tokenizer_default\ndatasets:\n  - path: DIR\n    split: {split}\n    \
                  type: chat_template\n    field_messages: messages\n    message_field_training: train\n    roles_to_train: []\n    \
                  train_on_eos: turn"
             ),

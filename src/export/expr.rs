@@ -4,7 +4,7 @@ use minijinja::{Environment, Expression, UndefinedBehavior, Value, value::ValueK
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
 };
 
 /// The names that an expression may use: type, and what it is of a record.
@@ -50,11 +50,11 @@ pub enum WhereError {
 }
 
 /// A condition on records.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Where {
     text: String,
     names: BTreeSet<&'static str>,
-    expression: Expression<'static, 'static>,
+    expression: Arc<Expression<'static, 'static>>,
 }
 
 impl Where {
@@ -73,7 +73,7 @@ impl Where {
             let known = known.collect::<Vec<_>>().join(", ");
             return Err(WhereError::Unknown { text: text.to_owned(), names: unknown, known });
         }
-        let parsed = Where { text: text.to_owned(), names, expression };
+        let parsed = Where { text: text.to_owned(), names, expression: Arc::new(expression) };
         for (number, word) in [(1, "submitted"), (0, "")] {
             parsed.holds(|name| made_up(name, number, word))?;
         }

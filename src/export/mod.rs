@@ -21,6 +21,7 @@ pub mod select;
 mod shape;
 mod slime;
 pub mod split;
+mod steps;
 mod swe_agent_traj;
 mod swe_bench_preds;
 mod trl;

@@ -115,20 +115,15 @@ pub fn export(sources: &[Source], options: &Options, progress: &mut dyn FnMut(Pr
             let place = |facts: &Option<Facts>| {
                 let facts = facts.as_ref()?;
                 let chosen = fate.next().is_some_and(Option::is_none);
-                chosen.then(|| Place { id: facts.id, stream: stream(facts) as u8 })
+                chosen.then(|| Place { id: facts.id, instance: facts.instance, stream: stream(facts) as u8 })
             };
             source.iter().map(place).collect()
         })
         .collect();
     let counts: Vec<u64> = records.iter().map(|source| source.iter().flatten().count() as u64).collect();
-    let chosen_instances = |split: usize, written: &HashSet<u64>| {
-        let names = instances.iter().enumerate().filter(|(at, _)| split_of[*at] as usize == split);
-        names.filter(|(_, name)| written.contains(&hash(name.as_str()))).count() as u64
-    };
-    drop(fates);
-
+    let writing = Writing { sources, options, places: &places, streams: &streams, buckets: buckets.len(), total };
     let mut written = Written { tallies: vec![Tally::default(); splits.len()], ..Written::default() };
-    let mut files = write(sources, options, &places, &streams, &encoding, &building, &mut written, total, progress)?;
+    let mut files = writing.run(&encoding, &building, &mut written, progress)?;
     if written.unfit > 0 {
         dropped.insert(Why::Unfit, written.unfit);
     }
@@ -160,7 +155,7 @@ pub fn export(sources: &[Source], options: &Options, progress: &mut dyn FnMut(Pr
             .enumerate()
             .map(|(at, name)| SplitReport {
                 name: (*name).to_owned(),
-                instances: chosen_instances(at, &written.instances),
+                instances: written.instances.iter().filter(|instance| split_of[**instance as usize] as usize == at).count() as u64,
                 tally: written.tallies[at],
             })
             .collect(),
@@ -231,6 +226,7 @@ fn read(sources: &[Source], options: &Options, progress: &mut dyn FnMut(Progress
 struct Place {
     /// Stands for the trajectory's id.
     id: u64,
+    instance: u32,
     stream: u8,
 }
 
@@ -243,82 +239,99 @@ struct Rendered {
     /// Where the row is a file.
     sha256: String,
     tally: Tally,
-    instance: u64,
+    instance: u32,
 }
 
 #[derive(Default)]
 struct Written {
     /// By split.
     tallies: Vec<Tally>,
-    instances: HashSet<u64>,
+    instances: HashSet<u32>,
     unfit: u64,
     named: Vec<UnfitReport>,
 }
 
-#[allow(clippy::too_many_arguments)]
-fn write(
-    sources: &[Source],
-    options: &Options,
-    places: &[Vec<Option<Place>>],
-    streams: &[Stream],
-    encoding: &Encoding,
-    building: &Building,
-    written: &mut Written,
+/// The second reading.
+struct Writing<'a> {
+    sources: &'a [Source],
+    options: &'a Options,
+    /// By source and number of the record, from 0.
+    places: &'a [Vec<Option<Place>>],
+    streams: &'a [Stream],
+    /// Streams of a split.
+    buckets: usize,
     total: u64,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Vec<FileReport>, ExportError> {
-    let buckets = streams.len() / written.tallies.len().max(1);
-    let work = |batch: &Batch<'_>| {
-        let mut rows = Vec::new();
-        let mut count = 0;
-        for (record, line) in batch.records() {
-            count += 1;
-            let place = places[batch.index].get(record as usize - 1).copied().flatten();
-            if let Some(place) = place {
-                rows.push((record, render(line, place, options).map_err(|why| batch.wrong(record, "", why))?));
-            }
-        }
-        Ok((batch.index, count, rows))
-    };
-    let mut count = 0;
-    thread::scope(|scope| {
-        let mut files = Files::new(building.path(), streams);
+}
+
+impl Writing<'_> {
+    fn run(
+        &self,
+        encoding: &Encoding,
+        building: &Building,
+        written: &mut Written,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<FileReport>, ExportError> {
+        let options = self.options;
         let threads = match options.feed.threads {
             0 => thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        let mut shards = Shards::new(scope, threads, building.path(), streams, encoding, &options.write);
-        feed(sources, &options.feed, work, |(source, read, rows): (usize, u64, Vec<(u64, Outcome)>)| {
-            for (record, outcome) in rows {
-                match outcome {
-                    Outcome::Row(row) => {
-                        let Rendered { stream, row, name, sha256, tally, instance } = row;
-                        written.tallies[stream / buckets] += tally;
-                        written.instances.insert(instance);
-                        match options.container {
-                            Container::Files => files.push(stream, &name, &row, sha256, tally)?,
-                            _ if !name.is_empty() => files.append(stream, &name, &row, tally)?,
-                            _ => shards.push(stream, &row, tally)?,
+        let mut count = 0;
+        thread::scope(|scope| {
+            let mut files = Files::new(building.path(), self.streams);
+            let mut shards = Shards::new(scope, threads, building.path(), self.streams, encoding, &options.write);
+            feed(
+                self.sources,
+                &options.feed,
+                |batch| self.render(batch),
+                |(source, read, rows): Batched| {
+                    for (record, outcome) in rows {
+                        match outcome {
+                            Outcome::Row(Rendered { stream, row, name, sha256, tally, instance }) => {
+                                written.tallies[stream / self.buckets] += tally;
+                                written.instances.insert(instance);
+                                match options.container {
+                                    Container::Files => files.push(stream, &name, &row, sha256, tally)?,
+                                    _ if !name.is_empty() => files.append(stream, &name, &row, tally)?,
+                                    _ => shards.push(stream, &row, tally)?,
+                                }
+                            }
+                            Outcome::Unfit(unfit) => {
+                                written.unfit += 1;
+                                if written.named.len() < NAMED {
+                                    written.named.push(unfit);
+                                }
+                            }
+                            Outcome::Changed => return Err(ExportError::Changed { path: self.sources[source].path.clone(), record }),
                         }
                     }
-                    Outcome::Unfit(unfit) => {
-                        written.unfit += 1;
-                        if written.named.len() < NAMED {
-                            written.named.push(unfit);
-                        }
-                    }
-                    Outcome::Changed => return Err(ExportError::Changed { path: sources[source].path.clone(), record }),
-                }
+                    count += read;
+                    progress(Progress { pass: 2, records: count, total: self.total });
+                    Ok(())
+                },
+            )?;
+            let mut reports = shards.finish()?;
+            reports.extend(files.finish()?);
+            Ok(reports)
+        })
+    }
+
+    fn render(&self, batch: &Batch<'_>) -> Result<Batched, FeedError> {
+        let mut rows = Vec::new();
+        let mut count = 0;
+        for (record, line) in batch.records() {
+            count += 1;
+            let place = self.places[batch.index].get(record as usize - 1).copied().flatten();
+            if let Some(place) = place {
+                rows.push((record, render(line, place, self.options).map_err(|why| batch.wrong(record, "", why))?));
             }
-            count += read;
-            progress(Progress { pass: 2, records: count, total });
-            Ok(())
-        })?;
-        let mut reports = shards.finish()?;
-        reports.extend(files.finish()?);
-        Ok(reports)
-    })
+        }
+        Ok((batch.index, count, rows))
+    }
 }
+
+/// Source, records read, and what became of those that were chosen, by their numbers.
+type Batched = (usize, u64, Vec<(u64, Outcome)>);
 
 enum Outcome {
     Row(Rendered),
@@ -356,7 +369,7 @@ fn render(line: &[u8], place: Place, options: &Options) -> Result<Outcome, Strin
         name: if names_files { options.form.file_name(&trajectory) } else { String::new() },
         sha256: if is_file { write::sha256(&row) } else { String::new() },
         tally: Tally::new(trajectory.resolved, trajectory.num_tokens, trajectory.num_loss_tokens, masked, row.len()),
-        instance: hash(trajectory.instance_id.as_str()),
+        instance: place.instance,
         row,
     }))
 }

@@ -24,3 +24,21 @@ pub(super) fn write(trajectory: &Trajectory, _reasoning: Reasoning, out: &mut Ve
 pub(super) fn file_name(trajectory: &Trajectory) -> String {
     format!("preds-{}.jsonl", trajectory.sample)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::steps::tests::{inline, native};
+    use serde_json::{Value, json};
+
+    #[test]
+    fn each_sample_has_a_name_and_a_file_of_its_own() {
+        for (trajectory, patch) in [(native(), "diff --git a/x b/x\n"), (inline(), "")] {
+            let mut out = Vec::new();
+            write(&trajectory, Reasoning::Keep, &mut out).unwrap();
+            let row: Value = serde_json::from_slice(&out).unwrap();
+            assert_eq!(row, json!({"instance_id": "o__r-1", "model_name_or_path": "org/m@2", "model_patch": patch}));
+            assert_eq!(file_name(&trajectory), "preds-2.jsonl");
+        }
+    }
+}

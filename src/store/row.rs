@@ -23,6 +23,38 @@ pub struct RowError {
     pub mend: String,
 }
 
+impl RowError {
+    pub(super) fn too_long(bytes: u64, max: u64) -> Self {
+        wrong("row", format!("is {bytes} bytes long, over the limit of {max}"), "drop the row or raise max_row_bytes")
+    }
+}
+
+/// All fields that are read of a row; of a table only these columns are.
+#[cfg(feature = "parquet")]
+pub(super) const FIELDS: [&str; 21] = [
+    "instance_id",
+    "user",
+    "repo",
+    "language",
+    "workdir",
+    "image_url",
+    "image_name",
+    "docker_image",
+    "version",
+    "base_commit",
+    "parent_commit",
+    "pr_commit",
+    "patch",
+    "test_patch",
+    "f2p_patch",
+    "f2p_script",
+    "FAIL_TO_PASS",
+    "PASS_TO_PASS",
+    "problem_statement",
+    "pre_commands",
+    "github_url",
+];
+
 /// A row whose id is known and whose other fields are not looked at yet.
 pub struct Row<'a> {
     pub id: InstanceId,

@@ -1,7 +1,8 @@
 //! Counts of a conversation: all tokens, by role, and those that are trained on.
 
 use super::{
-    LossPolicy, Settings, Tokenizer,
+    ChatTemplate, LossPolicy, Settings, Tokenizer,
+    jinja::{Rendered, Unmarked},
     loss::{self, LossError},
     template::{self, Target, TemplateError},
 };
@@ -19,12 +20,15 @@ pub struct ByRole {
     pub user: u64,
     pub assistant: u64,
     pub tool: u64,
+    /// With a template of a file: all that is not said by the assistant.
+    #[serde(default)]
+    pub other: u64,
 }
 
 impl ByRole {
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.system + self.user + self.assistant + self.tool
+        self.system + self.user + self.assistant + self.tool + self.other
     }
 
     fn of(&mut self, role: Role) -> &mut u64 {
@@ -43,6 +47,7 @@ impl AddAssign for ByRole {
         self.user += other.user;
         self.assistant += other.assistant;
         self.tool += other.tool;
+        self.other += other.other;
     }
 }
 
@@ -61,6 +66,8 @@ pub struct Counts {
     pub turns: Vec<TurnCount>,
     /// A message other than the system's holds a token such as `<|im_end|>` literally, which a trainer takes for the real one.
     pub special_in_text: bool,
+    /// Why no token is trained on that may be; only with a template of a file.
+    pub unmarked: Option<Unmarked>,
 }
 
 impl Counts {
@@ -95,10 +102,19 @@ pub enum CountError {
     Column { column: &'static str, source: serde_json::Error },
 }
 
+/// What renders conversations.
+#[derive(Clone)]
+pub enum Template {
+    /// Ours, in native code.
+    Native(Target),
+    /// A template of a file.
+    File(Arc<ChatTemplate>),
+}
+
 /// A tokenizer, a template and a loss policy: counts conversations. Cheap to clone and to share.
 #[derive(Clone)]
 pub struct Counter {
-    pub target: Target,
+    pub template: Template,
     pub tokenizer: Arc<Tokenizer>,
     /// What [`Counter::fill`] sets the messages' `loss` by.
     pub loss: LossPolicy,
@@ -120,16 +136,48 @@ impl From<Settings> for Counter {
 impl Counter {
     #[must_use]
     pub fn new(target: Target, tokenizer: Arc<Tokenizer>) -> Self {
-        Counter { target, tokenizer, loss: LossPolicy::default() }
+        Counter { template: Template::Native(target), tokenizer, loss: LossPolicy::default() }
+    }
+
+    /// Any other target, by its template and tokenizer.
+    #[must_use]
+    pub fn of_file(template: ChatTemplate, tokenizer: Arc<Tokenizer>) -> Self {
+        Counter { template: Template::File(Arc::new(template)), tokenizer, loss: LossPolicy::default() }
+    }
+
+    /// Name of the target; of a template of a file, its name and digest.
+    #[must_use]
+    pub fn target(&self) -> String {
+        match &self.template {
+            Template::Native(target) => target.to_string(),
+            Template::File(template) => format!("{} sha256:{}", template.name(), template.digest()),
+        }
+    }
+
+    /// Whether the tokenizer is known to be the target's own; else every figure is an estimate. Of a template of a file the user says
+    /// which it is.
+    #[must_use]
+    pub fn is_exact(&self) -> bool {
+        match &self.template {
+            Template::Native(target) => self.tokenizer.is_same(&target.tokenizer()),
+            Template::File(_) => !self.tokenizer.is_assumed(),
+        }
     }
 
     /// Counts a conversation; its messages' `loss` says what is trained on. `tools`: a JSON array in a string, empty for none.
     ///
     /// # Errors
-    /// Where there is no message, or `tools` is no JSON array.
+    /// Where there is no message, `tools` is no JSON array, or a template of a file refuses the conversation.
     pub fn count(&self, messages: &[Message], tools: &str) -> Result<Counts, TemplateError> {
+        match &self.template {
+            Template::Native(target) => self.count_native(*target, messages, tools),
+            Template::File(template) => self.count_rendered(template.render(messages, tools)?, messages),
+        }
+    }
+
+    fn count_native(&self, target: Target, messages: &[Message], tools: &str) -> Result<Counts, TemplateError> {
         let mut counts = Counts { special_in_text: self.special_in_text(messages), ..Counts::default() };
-        template::turns(self.target, messages, tools, |turn| {
+        template::turns(target, messages, tools, |turn| {
             let (tokens, spoken) = self.tokenizer.count_after(turn.text, turn.header);
             let is_trained = turn.role == Role::Assistant && messages[turn.messages.clone()].iter().all(|message| message.loss);
             let loss = if is_trained { spoken } else { 0 };
@@ -141,8 +189,40 @@ impl Counter {
             *counts.by_role.of(turn.role) += tokens;
             counts.turns.push(TurnCount { role: turn.role, first: turn.messages.start, messages: turn.messages.len(), tokens, loss });
         })?;
-        counts.reasoning_unseen = template::unseen_reasoning(self.target, messages).map(|text| self.tokenizer.count(text) as u64).sum();
+        counts.reasoning_unseen = self.sum(template::unseen_reasoning(target, messages));
         Ok(counts)
+    }
+
+    fn count_rendered(&self, Rendered { text, spoken }: Rendered, messages: &[Message]) -> Result<Counts, TemplateError> {
+        let replies: Vec<usize> = (0..messages.len()).filter(|at| messages[*at].role == Role::Assistant).collect();
+        let unseen = replies.iter().map(|at| messages[*at].reasoning_content.trim());
+        let mut counts = Counts {
+            special_in_text: self.special_in_text(messages),
+            reasoning_unseen: self.sum(unseen.filter(|reasoning| !text.contains(reasoning))),
+            ..Counts::default()
+        };
+        let spoken = match spoken {
+            Ok(spoken) => spoken,
+            Err(unmarked) => {
+                counts.unmarked = Some(unmarked);
+                Vec::new()
+            }
+        };
+        let (total, inside) = self.tokenizer.tokens_inside(&text, &spoken);
+        counts.total = total;
+        for ((&first, span), tokens) in replies.iter().zip(spoken).zip(inside) {
+            let loss = if messages[first].loss { tokens } else { 0 };
+            counts.loss += loss;
+            counts.by_role.assistant += tokens;
+            counts.thinking += self.thinking(&text[span]);
+            counts.turns.push(TurnCount { role: Role::Assistant, first, messages: 1, tokens, loss });
+        }
+        counts.by_role.other = total - counts.by_role.assistant;
+        Ok(counts)
+    }
+
+    fn sum<'t>(&self, texts: impl Iterator<Item = &'t str>) -> u64 {
+        texts.map(|text| self.tokenizer.count(text) as u64).sum()
     }
 
     /// Sets the messages' `loss`, `num_tokens`, `num_loss_tokens`, and what `meta` and `suspect` tell of them.
@@ -174,7 +254,7 @@ impl Counter {
     pub fn counted(&self) -> Counted {
         let digest = self.tokenizer.digest();
         Counted {
-            target: self.target.to_string(),
+            target: self.target(),
             tokenizer_digest: digest.strip_prefix("sha256:").unwrap_or(digest).to_owned(),
             loss: self.loss.to_string(),
         }

@@ -4,10 +4,14 @@ mod added;
 pub mod check;
 mod classes;
 pub mod feed;
+mod generation;
 mod hf;
+pub mod jinja;
 pub mod loss;
 pub mod mask;
 mod pyjson;
+mod pymethods;
+mod pyvalue;
 pub mod report;
 pub mod scan;
 mod split;
@@ -18,10 +22,11 @@ mod vocab;
 
 pub use check::check;
 pub use feed::{FeedError, FeedSettings, Source, feed, shards};
+pub use jinja::ChatTemplate;
 pub use loss::LossPolicy;
-pub use mask::{ByRole, CountError, Counter, Counts};
+pub use mask::{ByRole, CountError, Counter, Counts, Template};
 pub use report::{Report, ShardTokens};
-pub use scan::scan;
+pub use scan::{ScanSettings, scan};
 pub use template::{Target, TemplateError};
 pub use tokenizer::{Tokenizer, TokenizerError};
 

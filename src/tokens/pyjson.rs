@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use std::{collections::HashMap, fmt, fmt::Write as _};
 
 /// Deepest nesting that is followed.
-const MAX_DEPTH: usize = 100;
+pub(super) const MAX_DEPTH: usize = 100;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PyJsonError {
@@ -64,7 +64,7 @@ fn write(text: &str, depth: usize, out: &mut String) -> Result<(), PyJsonError> 
 }
 
 /// Members in order; of a key that comes twice the first place and the last value, as a Python dict keeps them.
-struct Object<'t>(Vec<(String, &'t RawValue)>);
+pub(super) struct Object<'t>(pub Vec<(String, &'t RawValue)>);
 
 impl<'de> Deserialize<'de> for Object<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -92,7 +92,7 @@ impl<'de> Deserialize<'de> for Object<'de> {
     }
 }
 
-fn string(text: &str, out: &mut String) {
+pub(super) fn string(text: &str, out: &mut String) {
     out.push('"');
     for c in text.chars() {
         match c {
@@ -117,9 +117,14 @@ fn number(text: &str, out: &mut String) {
     if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') {
         return out.push_str(if text == "-0" { "0" } else { text });
     }
-    let value: f64 = text.parse().unwrap_or(f64::INFINITY);
-    if value.is_infinite() {
-        return out.push_str(if value < 0.0 { "-Infinity" } else { "Infinity" });
+    float(text.parse().unwrap_or(f64::INFINITY), out);
+}
+
+/// As `json.dumps` writes a float; `repr` but for what is not finite.
+pub(super) fn float(value: f64, out: &mut String) {
+    if !value.is_finite() {
+        let infinity = if value < 0.0 { "-Infinity" } else { "Infinity" };
+        return out.push_str(if value.is_nan() { "NaN" } else { infinity });
     }
     let scientific = shortest(value);
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));

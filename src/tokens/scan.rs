@@ -1,25 +1,42 @@
 //! Counts whole shards on all cores.
 
 use super::{
-    Counter, TemplateError,
+    CountError, Counter, Counts, LossPolicy,
     feed::{Batch, FeedError, FeedSettings, Source, feed},
-    report::{Report, Tally},
+    loss,
+    report::{REPORT_VERSION, Report, Tally},
 };
-use crate::domain::{Message, Resolved};
+use crate::domain::{ExitReason, Message, Resolved};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+
+/// How shards are counted.
+#[derive(Debug, Clone, Default)]
+pub struct ScanSettings {
+    pub feed: FeedSettings,
+    /// In place of the flags of the records.
+    pub loss: Option<LossPolicy>,
+    /// Context lengths, tokens, beside those that are always told.
+    pub contexts: Vec<u64>,
+}
+
+impl From<FeedSettings> for ScanSettings {
+    fn from(feed: FeedSettings) -> Self {
+        ScanSettings { feed, ..ScanSettings::default() }
+    }
+}
 
 /// Counts every trajectory of the sources.
 ///
 /// # Errors
 /// Of the first record in order that cannot be read or is no trajectory.
-pub fn scan(sources: &[Source], counter: &Counter, settings: &FeedSettings) -> Result<Report, FeedError> {
+pub fn scan(sources: &[Source], counter: &Counter, settings: &ScanSettings) -> Result<Report, FeedError> {
     let mut tallies = vec![Tally::default(); sources.len()];
     feed(
         sources,
-        settings,
-        |batch| Ok((batch.index, count(batch, counter)?)),
+        &settings.feed,
+        |batch| Ok((batch.index, count(batch, counter, settings.loss)?)),
         |(index, tally): (usize, Tally)| {
             tallies[index].merge(&tally);
             Ok::<_, FeedError>(())
@@ -27,24 +44,28 @@ pub fn scan(sources: &[Source], counter: &Counter, settings: &FeedSettings) -> R
     )?;
     let mut total = Tally::default();
     tallies.iter().for_each(|tally| total.merge(tally));
+    let finish = |tally: Tally, file: String| tally.finish(file, &settings.contexts);
     Ok(Report {
-        target: counter.target.to_string(),
+        schema_version: REPORT_VERSION,
+        target: counter.target(),
         tokenizer: counter.tokenizer.name().to_owned(),
         tokenizer_digest: counter.tokenizer.digest().to_owned(),
-        total: total.finish("total".into()),
-        shards: tallies.into_iter().zip(sources).map(|(tally, source)| tally.finish(source.path.display().to_string())).collect(),
+        exact: counter.is_exact(),
+        loss: settings.loss.map_or_else(String::new, |policy| policy.to_string()),
+        total: finish(total, "total".into()),
+        shards: tallies.into_iter().zip(sources).map(|(tally, source)| finish(tally, source.path.display().to_string())).collect(),
     })
 }
 
-fn count(batch: &Batch<'_>, counter: &Counter) -> Result<Tally, FeedError> {
+fn count(batch: &Batch<'_>, counter: &Counter, policy: Option<LossPolicy>) -> Result<Tally, FeedError> {
     let mut tally = Tally::default();
     for (record, line) in batch.records() {
-        let row: Row = serde_json::from_slice(line).map_err(|e| batch.wrong(record, "", e))?;
+        let mut row: Row = serde_json::from_slice(line).map_err(|e| batch.wrong(record, "", e))?;
         if batch.source.leave_out.contains(row.trajectory_id.as_ref()) {
             tally.leave_out();
             continue;
         }
-        let counts = row.count(counter).map_err(|e| batch.wrong(record, &row.trajectory_id, e))?;
+        let counts = row.count(counter, policy).map_err(|e| batch.wrong(record, &row.trajectory_id, e))?;
         tally.add(&counts, row.resolved);
     }
     Ok(tally)
@@ -61,6 +82,11 @@ struct Row<'l> {
     tools: Option<&'l RawValue>,
     #[serde(default = "no_verdict")]
     resolved: Resolved,
+    /// A JSON object in a string.
+    #[serde(borrow, default)]
+    usage: Option<&'l RawValue>,
+    #[serde(borrow, default)]
+    exit_reason: Option<&'l RawValue>,
 }
 
 fn no_verdict() -> Resolved {
@@ -68,12 +94,20 @@ fn no_verdict() -> Resolved {
 }
 
 impl Row<'_> {
-    fn count(&self, counter: &Counter) -> Result<super::Counts, TemplateError> {
+    fn count(&mut self, counter: &Counter, policy: Option<LossPolicy>) -> Result<Counts, CountError> {
+        if let Some(policy) = policy {
+            let column = |column| move |source| CountError::Column { column, source };
+            let (usage, exit) = (self.usage.map_or("\"\"", RawValue::get), self.exit_reason.map_or("\"\"", RawValue::get));
+            let usage: String = serde_json::from_str(usage).map_err(column("usage"))?;
+            let exit: ExitReason = serde_json::from_str(exit).map_err(column("exit_reason"))?;
+            let flags = loss::flags(policy, &self.messages, &usage, exit)?;
+            self.messages.iter_mut().zip(flags).for_each(|(message, loss)| message.loss = loss);
+        }
         let tools = self.tools.map_or("", RawValue::get);
         if !tools.starts_with('"') {
-            return counter.count(&self.messages, tools);
+            return Ok(counter.count(&self.messages, tools)?);
         }
         let tools: Cow<'_, str> = serde_json::from_str::<String>(tools).map(Cow::Owned).unwrap_or(Cow::Borrowed(tools));
-        counter.count(&self.messages, &tools)
+        Ok(counter.count(&self.messages, &tools)?)
     }
 }

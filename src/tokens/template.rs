@@ -57,6 +57,8 @@ impl FromStr for Target {
 pub enum TemplateError {
     #[error("a conversation has at least one message, this has none")]
     NoMessages,
+    #[error("the template {template} refuses it: {why}")]
+    Refused { template: String, why: String },
     #[error("`tools` is not a JSON array of schemas: {0}")]
     Tools(#[from] PyJsonError),
 }

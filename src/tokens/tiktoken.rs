@@ -16,6 +16,9 @@ const CL100K_ADDED: &[(u32, &str)] = &[
     (100_276, "<|endofprompt|>"),
 ];
 
+/// What is said of a file whose pattern is not known.
+pub(super) const ASSUMED: &str = " (split pattern of cl100k_base assumed, no special tokens)";
+
 const O200K: &str = concat!(
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
@@ -45,7 +48,7 @@ pub(super) fn parse(data: &[u8], name: &mut String) -> Result<Parts, Flaw> {
         100_256 => (CL100K, CL100K_ADDED),
         199_998 => (O200K, O200K_ADDED),
         _ => {
-            name.push_str(" (split pattern of cl100k_base assumed, no special tokens)");
+            name.push_str(ASSUMED);
             (CL100K, &[][..])
         }
     };

@@ -190,6 +190,12 @@ impl Tokenizer {
         self.control.is_in(text)
     }
 
+    /// A file that does not say its split pattern, which was guessed.
+    #[must_use]
+    pub fn is_assumed(&self) -> bool {
+        self.name.ends_with(tiktoken::ASSUMED)
+    }
+
     /// Whether both make the same tokens of any text, whatever files they came from.
     #[must_use]
     pub fn is_same(&self, other: &Tokenizer) -> bool {
@@ -282,26 +288,29 @@ impl Tokenizer {
         });
     }
 
-    /// Tokens of the text, and those of them that lie in these ranges of its bytes: a range's tokens go from the one that holds its
+    /// Tokens of the text, and those of them that lie in each of these ranges of its bytes, which follow each other; a token in two of
+    /// them counts in the first. A range's tokens go from the one that holds its
     /// first character to the one that holds its last, as `transformers` marks what an assistant said. A range behind the end of
     /// the text ends the marking.
     #[must_use]
-    pub fn count_inside(&self, text: &str, ranges: &[Range<usize>]) -> (u64, u64) {
+    pub fn tokens_inside(&self, text: &str, ranges: &[Range<usize>]) -> (u64, Vec<u64>) {
         let mut tokens: Vec<(u32, u32)> = Vec::with_capacity(text.len() / 4 + 1);
         self.spans(text, |_, at| tokens.push((at.start as u32, at.end as u32)));
         let holding = |byte: usize| {
             let at = tokens.partition_point(|(_, end)| *end as usize <= byte);
             (at < tokens.len() && tokens[at].0 as usize <= byte).then_some(at)
         };
-        let mut inside = vec![false; tokens.len()];
-        for range in ranges {
+        let (mut inside, mut from) = (vec![0; ranges.len()], 0);
+        for (range, inside) in ranges.iter().zip(&mut inside) {
             let Some(first) = holding(range.start) else { break };
             let last_char = text[..range.end].char_indices().next_back().map_or(0, |(at, _)| at);
             // No token there, or the very first: transformers marks all that follows.
             let end = holding(last_char).filter(|last| *last > 0).map_or(tokens.len(), |last| last + 1);
-            inside[first.min(end)..end].fill(true);
+            let first = first.max(from);
+            *inside = end.saturating_sub(first) as u64;
+            from = from.max(end);
         }
-        (tokens.len() as u64, inside.iter().filter(|inside| **inside).count() as u64)
+        (tokens.len() as u64, inside)
     }
 
     /// For each byte of the normalized text, the bytes of the text that its character was made of.

@@ -89,7 +89,7 @@ fn a_broken_archive_names_the_place() {
             assert!(text.contains("rows breaks off") && text.contains("line ") && !text.contains("line 1,"), "{text}");
         }
     }
-    for (bytes, what) in [(&b"PAR1...."[..], "parquet"), (b"PK\x03\x04..", "zip"), (b"", "no row"), (b"\n\n", "no row")] {
+    for (bytes, what) in [(&b"PAR1...."[..], "Parquet file"), (b"PK\x03\x04..", "zip"), (b"", "no row"), (b"\n\n", "no row")] {
         let text = scan_bytes(bytes, &Options::default()).1.unwrap_err().to_string();
         assert!(text.contains(what), "{text}");
     }

@@ -5,7 +5,15 @@ mod datasets;
 mod disks;
 mod format;
 mod journals;
+mod merges;
+mod old;
+#[cfg(feature = "parquet")]
+mod parquets;
 mod run_dirs;
+mod schema;
+#[path = "../common/schema.rs"]
+mod schema_file;
+mod seals;
 mod states;
 mod verify;
 

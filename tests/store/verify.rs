@@ -35,7 +35,7 @@ fn counted(id: &AttemptId, turns: usize) -> (Trajectory, Outcome) {
 }
 
 /// Two instances with two samples each, one of them run again, and an attempt that does not count.
-fn run_with_reruns(root: &Path) {
+pub fn run_with_reruns(root: &Path) {
     let store = Store::open(new_run(root, &["b", "a"], 2), Settings { shard_bytes: 8000, ..Settings::default() }).unwrap();
     runtime().block_on(async {
         let commit = async |id: &str, counts: bool, stream| {
@@ -54,7 +54,7 @@ fn run_with_reruns(root: &Path) {
 }
 
 /// A dataset as `seal` writes it, by hand, two records a frame.
-fn seal(root: &Path) {
+pub fn seal(root: &Path) {
     let view = View::open(root).unwrap();
     let superseded = view.superseded().unwrap();
     let mut commits = Vec::new();
@@ -83,7 +83,7 @@ fn seal(root: &Path) {
             dataset_digest: "d".into(),
             attempts: commits.len() as u64,
         }],
-        counts: CountedBy::default(),
+        counts: CountedBy { target: "t".into(), tokenizer_digest: "d".into(), loss: "all".into(), ..CountedBy::default() },
         files,
     };
     fs::write(root.join("data/sealed.json"), line(&sealed)).unwrap();

@@ -46,7 +46,7 @@ impl Files {
         let name = self.untaken(name);
         let path = self.path(&name)?;
         let mut file = File::create_new(&path).map_err(io_error("create", &path))?;
-        file.write_all(content).and_then(|()| file.sync_data()).map_err(io_error("write", &path))?;
+        file.write_all(content).map_err(io_error("write", &path))?;
         self.done.push(report(name, &self.streams[stream].split, tally, content.len() as u64, sha256));
         Ok(())
     }
@@ -117,7 +117,7 @@ pub fn safe(path: &str) -> String {
     let name = |name: &str| -> String {
         let kept = name.chars().map(|c| if c.is_ascii_alphanumeric() || "._@+-".contains(c) { c } else { '_' }).take(MAX_NAME_BYTES);
         let text: String = kept.collect();
-        if text.starts_with('.') { format!("_{}", &text[1..]) } else { text }
+        text.strip_prefix('.').map_or_else(|| text.clone(), |rest| format!("_{rest}"))
     };
     let names: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(name).collect();
     if names.is_empty() { "_".to_owned() } else { names.join("/") }

@@ -80,7 +80,7 @@ enum Target {
     Zstd(i32),
     Plain,
     #[cfg(feature = "parquet")]
-    Table(parquet::Table),
+    Table(Box<parquet::Table>),
 }
 
 enum Block {
@@ -102,7 +102,9 @@ impl Target {
             #[cfg(feature = "parquet")]
             Container::Parquet => {
                 let schema = form.schema().ok_or(ExportError::NoTable { form })?;
-                parquet::Table::new(schema, settings.level).map(Target::Table).map_err(|e| ExportError::Encode { why: e.to_string() })
+                parquet::Table::new(schema, settings.level)
+                    .map(|table| Target::Table(Box::new(table)))
+                    .map_err(|e| ExportError::Encode { why: e.to_string() })
             }
             #[cfg(not(feature = "parquet"))]
             Container::Parquet => {

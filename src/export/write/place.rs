@@ -2,7 +2,7 @@
 
 use super::{ExportError, io_error};
 use crate::export::report::Report;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, RenameFlags, renameat_with, syncfs};
 use std::{
     collections::HashSet,
     ffi::OsStr,
@@ -75,7 +75,8 @@ impl Building {
     /// Moves it to its place, durably; an earlier export there goes away.
     pub fn finish(mut self, overwrite: bool) -> Result<(), ExportError> {
         let building = self.temp.join(LOCK);
-        sync_dirs(&self.temp)?;
+        // One call for all: an export may have a file a trajectory.
+        File::open(&self.temp).and_then(|dir| Ok(syncfs(dir)?)).map_err(io_error("write", &self.temp))?;
         check(&self.out, overwrite)?;
         fs::remove_file(&building).map_err(io_error("remove", &building))?;
         let replaced = overwrite && self.out.exists() && !is_empty(&self.out)?;
@@ -144,14 +145,4 @@ fn walk(dir: &Path) -> Result<Vec<PathBuf>, ExportError> {
         }
     }
     Ok(found)
-}
-
-fn sync_dirs(dir: &Path) -> Result<(), ExportError> {
-    for entry in fs::read_dir(dir).map_err(io_error("read", dir))? {
-        let entry = entry.map_err(io_error("read", dir))?;
-        if entry.file_type().map_err(io_error("read", dir))?.is_dir() {
-            sync_dirs(&entry.path())?;
-        }
-    }
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_error("write", dir))
 }

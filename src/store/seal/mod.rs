@@ -33,7 +33,7 @@ use std::{
 /// What the counts of the dataset are to mean, and how a record is given them.
 pub struct Counting<'a> {
     pub by: CountedBy,
-    /// Fills in counts and loss mask, and says so in `meta.counted`; what cannot be counted it leaves as it is. None: records that
+    /// Fills in counts and loss mask, and says so in `meta.counted`; what cannot be counted it leaves with -1. None: records that
     /// are not counted stay so.
     pub count: Option<&'a (dyn Fn(&mut Trajectory) + Sync)>,
     /// Count what was counted otherwise anew. If not, such a record is an error.
@@ -49,7 +49,7 @@ pub enum SealError {
     Empty(PathBuf),
     #[error("{0}")]
     Setting(String),
-    #[error("{} was counted for {found}, the rest for {wanted}: give --recount to count all for {wanted}", path.display())]
+    #[error("{id} in {} was counted for {found}, the rest for {wanted}: give --recount to count all for {wanted}", path.display())]
     Counted { path: PathBuf, id: AttemptId, found: String, wanted: String },
     #[error("{count} trajectories are in more than one input, such as {}: say with --on-duplicate whether the first or the last is taken, or samples are renumbered", shown.join(", "))]
     Duplicates { count: u64, shown: Vec<String> },

@@ -37,6 +37,9 @@ impl Default for Settings {
     }
 }
 
+/// Smaller ones compress no better than the live shards, and make long seek tables.
+const MIN_FRAME_BYTES: u64 = 4 << 10;
+
 /// Largest frame that a reader has to be ready for, but for records that are longer.
 pub(super) const MAX_FRAME_BYTES: u64 = 256 << 20;
 
@@ -48,7 +51,7 @@ impl Settings {
     /// Names the setting that cannot be, and what can.
     pub fn check(&self) -> Result<(), String> {
         let within = [
-            ("seal.frame_bytes", self.frame_bytes, 1, MAX_FRAME_BYTES),
+            ("seal.frame_bytes", self.frame_bytes, MIN_FRAME_BYTES, MAX_FRAME_BYTES),
             ("seal.shard_bytes", self.shard_bytes, self.frame_bytes, 1 << 40),
             ("seal.level", u64::try_from(self.level).unwrap_or(0), 1, 19),
             ("seal.window_log", u64::from(self.window_log), 10, u64::from(MAX_WINDOW_LOG)),

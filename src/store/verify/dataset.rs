@@ -9,7 +9,7 @@ use super::{
     seekable::{self, Seek},
 };
 use crate::{
-    domain::AttemptId,
+    domain::{AttemptId, ExitReason, trajectory::Counted},
     store::{
         Sealed, Stream,
         sealed::{IndexLine, SealedFile},
@@ -258,25 +258,36 @@ fn frames(check: &Check<'_>, version: u32, shards: &[Shard<'_>], findings: &mut 
         Job::Frame(shard, frame) => shard.lines[frame.start].frame_len,
     };
     jobs.iter().for_each(|job| check.progress.expect(bytes(job)));
+    let mut exits: HashMap<&str, BTreeMap<ExitReason, u64>> = HashMap::new();
     pool::each(
         check.options.threads,
         &jobs,
         |job| {
             let done = match job {
-                Job::Checksum(shard) => (0, 0, checksum(check.dir, shard).into_iter().collect()),
+                Job::Checksum(shard) => (Vec::new(), 0, checksum(check.dir, shard).into_iter().collect()),
                 Job::Frame(shard, lines) => frame(check, version, shard, lines),
             };
             check.progress.advance(bytes(job));
             done
         },
-        |job, (rows, raw_bytes, notes): (u64, u64, Vec<Note>)| {
+        |job, (reads, raw_bytes, notes): (Vec<Read>, u64, Vec<Note>)| {
             let (Job::Checksum(shard) | Job::Frame(shard, _)) = job;
             let file = findings.file(&shard.name);
-            file.rows += rows;
+            file.rows += reads.len() as u64;
             file.raw_bytes += raw_bytes;
+            for read in reads {
+                *exits.entry(&shard.name).or_default().entry(read.exit_reason).or_default() += 1;
+            }
             notes.into_iter().for_each(|note| findings.add(&shard.name, note));
         },
     );
+    for shard in shards {
+        let found = exits.remove(shard.name.as_str()).unwrap_or_default();
+        // Of a file with damaged records the figures cannot be told.
+        if found.values().sum::<u64>() == shard.lines.len() as u64 && found != shard.file.exit_reasons {
+            findings.add(&shard.name, Note::problem(Place::File, "exit_reasons in sealed.json are not those of the records", AGAIN));
+        }
+    }
 }
 
 fn checksum(dir: &Path, shard: &Shard<'_>) -> Option<Note> {
@@ -289,7 +300,7 @@ fn checksum(dir: &Path, shard: &Shard<'_>) -> Option<Note> {
 }
 
 /// Records that were read, their bytes, and what is wrong with them and their frame.
-fn frame(check: &Check<'_>, version: u32, shard: &Shard<'_>, range: &Range<usize>) -> (u64, u64, Vec<Note>) {
+fn frame(check: &Check<'_>, version: u32, shard: &Shard<'_>, range: &Range<usize>) -> (Vec<Read>, u64, Vec<Note>) {
     let lines = &shard.lines[range.clone()];
     let (offset, len) = (lines[0].frame_offset, lines[0].frame_len);
     let raw_bytes: u64 = lines.iter().map(|line| line.len).sum();
@@ -299,10 +310,10 @@ fn frame(check: &Check<'_>, version: u32, shard: &Shard<'_>, range: &Range<usize
         Ok(content) => content,
         Err(what) => {
             add(what);
-            return (0, 0, notes);
+            return (Vec::new(), 0, notes);
         }
     };
-    let (mut rows, mut bytes) = (0, 0);
+    let (mut reads, mut bytes) = (Vec::new(), 0);
     for (at, line) in range.clone().zip(lines) {
         let place = Place::Record(at as u64 + 1);
         let problem = |what: String| Note::problem(place, what, AGAIN).of(&line.id);
@@ -310,7 +321,6 @@ fn frame(check: &Check<'_>, version: u32, shard: &Shard<'_>, range: &Range<usize
             notes.push(problem("the frame ends before the record does".into()));
             continue;
         };
-        rows += 1;
         bytes += line.len;
         if format!("{:x}", Sha256::digest(record)) != line.digest {
             notes.push(problem("the record has another SHA-256 than the index says".into()));
@@ -321,8 +331,9 @@ fn frame(check: &Check<'_>, version: u32, shard: &Shard<'_>, range: &Range<usize
             Note { severity, mend, ..problem(what) }
         }));
         notes.extend(read.iter().flat_map(|read| unlike(read, line, version)).map(problem));
+        reads.extend(read);
     }
-    (rows, bytes, notes)
+    (reads, bytes, notes)
 }
 
 fn content(
@@ -393,7 +404,10 @@ fn names(check: &Check<'_>, sealed: &Sealed, findings: &mut Findings) {
     let known: HashSet<String> = sealed.files.iter().flat_map(|file| [file.file.clone(), file.index()]).collect();
     for entry in fs::read_dir(Sealed::data(check.dir)).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name != "sealed.json" && !known.contains(&name) {
+        if name == "progress.jsonl" {
+            let what = "the last sealing did not come to its end, though its dataset is in its place";
+            findings.add(&format!("data/{name}"), Note::warning(Place::File, what, "repeat the same `sweroll seal` or `sweroll merge`"));
+        } else if name != "sealed.json" && !known.contains(&name) {
             let what = "it is no file of the dataset, and a loader that takes all of data/ would take it";
             findings.add(&format!("data/{name}"), Note::problem(Place::File, what, "move it away"));
         }
@@ -438,6 +452,11 @@ fn against(sealed: &Sealed, shards: &[Shard<'_>], live: &Live, report: &mut Seal
     }
     let then = committed.min(of.attempts) as usize;
     let counting = live.counting(then);
+    // Sealing brings a record of an older version up to this one, and counts one that was counted otherwise or not at all.
+    let same = |was: &Counted| {
+        (&was.target, &was.tokenizer_digest, &was.loss) == (&sealed.counts.target, &sealed.counts.tokenizer_digest, &sealed.counts.loss)
+    };
+    let as_is = |at: usize| live.counted[at].is_some_and(|meaning| same(&live.meanings[meaning]));
     let mut missing: BTreeMap<&AttemptId, usize> = live.commits[..then].iter().enumerate().map(|(at, c)| (&c.id, at)).collect();
     for shard in shards {
         for (number, line) in (1..).zip(&shard.lines) {
@@ -450,7 +469,7 @@ fn against(sealed: &Sealed, shards: &[Shard<'_>], live: &Live, report: &mut Seal
             if counts != (shard.file.stream == Stream::Trajectories) {
                 add(format!("it {} and lies in {}", if counts { "counts" } else { "does not count" }, shard.file.stream.as_str()));
             }
-            if live.taken_as_is[at] && live.commits[at].digest != line.digest {
+            if as_is(at) && live.commits[at].digest != line.digest {
                 add("the record is another than the run's".into());
             }
         }

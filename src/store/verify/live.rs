@@ -8,7 +8,10 @@ use super::{
     seekable::{Header, MAX_WINDOW},
 };
 use crate::{
-    domain::{AttemptId, EpisodeId, trajectory::SCHEMA_VERSION},
+    domain::{
+        AttemptId, EpisodeId,
+        trajectory::{Counted, SCHEMA_VERSION},
+    },
     store::{
         Manifest, StoreError, Stream, View,
         fact::{Committed, Fact},
@@ -36,9 +39,10 @@ pub(super) struct Live {
     pub scaffold: String,
     /// In the order of the commits.
     pub commits: Vec<Committed>,
-    /// By their place in `commits`: whether sealing takes the record as it is. It brings one of an older version up to this one,
-    /// and counts one that is uncounted.
-    pub taken_as_is: Vec<bool>,
+    /// By their place in `commits`: how a record of this version was counted, as a place in `meanings`. None where it was not,
+    /// is of an older version or cannot be read.
+    pub counted: Vec<Option<usize>>,
+    pub meanings: Vec<Counted>,
 }
 
 impl Live {
@@ -69,7 +73,7 @@ pub(super) fn check(check: &Check<'_>, view: &View, report: &mut RunReport, find
     report.superseded = view.state.shards().values().map(|shard| shard.superseded.rows).sum();
     let (run, plan) = (view.info.run.clone(), &view.info.plan);
     let (model, scaffold) = (plan.model.clone(), plan.scaffold.clone());
-    let mut live = Live { run, model, scaffold, taken_as_is: vec![false; commits.len()], commits };
+    let mut live = Live { run, model, scaffold, counted: vec![None; commits.len()], meanings: Vec::new(), commits };
     let manifest = manifest(check, view, closed, findings);
     frames(check, view, &mut live, manifest.as_ref(), findings);
     beside(check, view, findings);
@@ -146,7 +150,7 @@ fn frames(check: &Check<'_>, view: &View, live: &mut Live, manifest: Option<&Man
             jobs.push(Job::Frame { shard, at, committed });
         }
     }
-    let taken_as_is = &mut live.taken_as_is;
+    let (of_each, meanings) = (&mut live.counted, &mut live.meanings);
     pool::each(
         check.options.threads,
         &jobs,
@@ -165,7 +169,13 @@ fn frames(check: &Check<'_>, view: &View, live: &mut Live, manifest: Option<&Man
         |job, (read, notes): (Option<Read>, Vec<Note>)| {
             let (Job::Checksum { shard, .. } | Job::Frame { shard, .. }) = job;
             if let (Job::Frame { at, committed, .. }, Some(read)) = (job, read) {
-                taken_as_is[*at] = read.version == SCHEMA_VERSION && read.tokens >= 0;
+                let counted = read.counted.filter(|_| read.version == SCHEMA_VERSION);
+                of_each[*at] = counted.map(|counted| {
+                    meanings.iter().position(|known| *known == counted).unwrap_or_else(|| {
+                        meanings.push(counted);
+                        meanings.len() - 1
+                    })
+                });
                 let file = findings.file(&shard.name);
                 file.rows += 1;
                 file.raw_bytes += committed.raw_bytes;

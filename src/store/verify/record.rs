@@ -3,7 +3,7 @@
 use super::findings::Severity;
 use crate::domain::{
     AttemptId, EpisodeId, ExitReason, InstanceId, Meta, Resolved, Role,
-    trajectory::{RecordError, SCHEMA_VERSION, UsageColumn},
+    trajectory::{Counted, RecordError, SCHEMA_VERSION, UsageColumn},
 };
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::Value;
@@ -19,6 +19,8 @@ pub(super) struct Read {
     pub turns: u32,
     pub tokens: i64,
     pub loss_tokens: i64,
+    /// How they were counted.
+    pub counted: Option<Counted>,
 }
 
 pub(super) type Wrong = (Severity, String);
@@ -47,11 +49,12 @@ pub(super) fn check(line: &[u8]) -> (Option<Read>, Vec<Wrong>) {
         return (None, wrong);
     }
     wrong.extend(record.contradictions().into_iter().map(|what| (Severity::Problem, what)));
-    wrong.extend(record.columns().into_iter().map(|what| (Severity::Problem, what)));
+    let (counted, in_columns) = record.columns();
+    wrong.extend(in_columns.into_iter().map(|what| (Severity::Problem, what)));
     wrong.extend(record.oddities().into_iter().map(|what| (Severity::Warning, what)));
     let Record { trajectory_id: id, schema_version: version, resolved, exit_reason, num_turns: turns, .. } = record;
     let (tokens, loss_tokens) = (record.num_tokens, record.num_loss_tokens);
-    (Some(Read { id, version, resolved, exit_reason, turns, tokens, loss_tokens }), wrong)
+    (Some(Read { id, version, resolved, exit_reason, turns, tokens, loss_tokens, counted }), wrong)
 }
 
 fn newer(found: u32) -> String {
@@ -199,9 +202,9 @@ impl Record<'_> {
         wrong
     }
 
-    /// The JSON in strings.
-    fn columns(&self) -> Vec<String> {
-        let mut wrong = Vec::new();
+    /// The JSON in strings: how the tokens were counted, and what is wrong.
+    fn columns(&self) -> (Option<Counted>, Vec<String>) {
+        let (mut counted, mut wrong) = (None, Vec::new());
         let strict = self.schema_version == SCHEMA_VERSION;
         match column::<Vec<Value>>("tools", &self.tools, false) {
             Ok(tools) if tools.iter().all(Value::is_object) => {}
@@ -218,10 +221,10 @@ impl Record<'_> {
         }
         match column::<Meta>("meta", &self.meta, strict) {
             Ok(meta) if meta.counted.is_some() && self.num_tokens < 0 => wrong.push("meta.counted is there, and num_tokens is -1".into()),
-            Ok(_) => {}
+            Ok(meta) => counted = meta.counted,
             Err(e) => wrong.push(e),
         }
-        wrong
+        (counted, wrong)
     }
 
     /// What a trainer would stumble over, and a model may have brought about.

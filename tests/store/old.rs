@@ -1,0 +1,60 @@
+//! A run of the sweroll that wrote records of version 1 is read as it lies; records of a newer version are refused.
+
+use super::*;
+use sweroll::{
+    domain::trajectory::SCHEMA_VERSION,
+    store::{Layout, frame::FrameWriter, shard},
+    tokens::{Counter, ScanSettings, Source, scan},
+};
+
+const OLD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/store/v1");
+
+fn shard_file() -> std::path::PathBuf {
+    Path::new(OLD).join("shards/trajectories-00000.jsonl.zst")
+}
+
+#[test]
+fn records_of_version_1_are_read_by_all() {
+    let bytes = zstd::decode_all(fs::File::open(shard_file()).unwrap()).unwrap();
+    let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
+    assert_eq!(lines.len(), 2);
+    for line in &lines {
+        assert!(line.starts_with(b"{\"schema_version\":1,"));
+        let row = Trajectory::parse(line).unwrap();
+        assert_eq!((row.schema_version, row.suspect.as_str()), (SCHEMA_VERSION, "[]"));
+        assert!(row.messages.iter().all(|m| m.loss == (m.role == Role::Assistant)));
+        assert_eq!(row.meta().unwrap().counted, None);
+        // Once written anew it is of this version.
+        let again = sweroll::store::View::open(Path::new(OLD)).unwrap().attempts(&row.trajectory_id.episode).unwrap();
+        assert_eq!(again.len(), 1);
+    }
+    let report = verify::check(Path::new(OLD));
+    assert_eq!((report.findings, report.run.attempts), (vec![], 2));
+    let source = Source::from(shard_file());
+    let counted = scan(&[source], &Counter::default(), &ScanSettings::default()).unwrap();
+    assert_eq!((counted.total.trajectories, counted.total.tokens), (2, 5239));
+    let view = View::open(Path::new(OLD)).unwrap();
+    let place = &view.attempts(&episode("demo_greet@0")).unwrap()[0];
+    assert_eq!(view.read(&place.location).unwrap().schema_version, SCHEMA_VERSION);
+}
+
+#[test]
+fn records_of_a_newer_version_are_refused_by_all() {
+    let dir = quick_dir();
+    fs::create_dir(dir.path().join("shards")).unwrap();
+    let mut row = trajectory(&attempt("a@0.1"), 1);
+    row.schema_version = SCHEMA_VERSION + 1;
+    let record = [serde_json::to_vec(&row).unwrap(), b"\n".to_vec()].concat();
+    let frame = FrameWriter::new(3).unwrap().frame(&record).unwrap();
+    let location = Location { stream: Stream::Trajectories, shard: 0, offset: 0, len: frame.len() as u64 };
+    let path = dir.path().join("shards/trajectories-00000.jsonl.zst");
+    fs::write(&path, frame).unwrap();
+    let said = [
+        Trajectory::parse(&record).unwrap_err().to_string(),
+        shard::read_at(&Layout::new(dir.path()), &location, LIMIT).unwrap_err().to_string(),
+        scan(&[Source::from(path)], &Counter::default(), &ScanSettings::default()).unwrap_err().to_string(),
+    ];
+    for text in said {
+        assert!(text.contains(&format!("version {}", SCHEMA_VERSION + 1)) && text.contains("use a newer one"), "{text}");
+    }
+}
