@@ -174,7 +174,7 @@ class Writer:
             reply = self.reply(self.pick(0, 1, 1, 1, 2, 4), reasons)
             out += [reply, *self.answers(reply)]
             if long and turn == 0:
-                out.append(message("user", self.code(110_000)))
+                out.append(message("user", self.code(100_000)))
             elif not reply["tool_calls"]:
                 out.append(message("user", self.content()))  # a reminder
             elif not self.tame and self.maybe(0.1):

@@ -32,16 +32,12 @@ def read(*paths) -> "itertools.chain[bytes]":
 
 
 def _files(path: Path) -> list:
-    if path.is_file():
-        return [path]
-    found = [file for folder in ("shards", "data", ".") for file in sorted((path / folder).glob("*.jsonl*")) if _is_shard(file, folder)]
+    """A run's shards, or those of a sealed dataset where there are no others."""
+    found = [path] if path.is_file() else sorted(path.glob("shards/trajectories-*.jsonl.zst"))
+    found = found or sorted(path.glob("data/trajectories-*.jsonl.zst"))
     if not found:
         raise SystemExit(f"{path} holds no shards")
     return found
-
-
-def _is_shard(file: Path, folder: str) -> bool:
-    return file.name.startswith("trajectories-") or folder == "data"
 
 
 def _lines(file: Path):
@@ -109,18 +105,30 @@ class Oracle:
             raise AssertionError("transformers and tokenizers do not agree with each other")
         return ids
 
-    def mask(self, template: str, messages: list, tools: str) -> list:
-        """1: trained on. The replies whose message says `loss: false` are not."""
+    def mask(self, template: str, messages: list, tools: str) -> tuple:
+        """1: trained on; and the trained tokens of each reply. Those whose message says `loss: false` have none."""
         made = self.tokenizer.apply_chat_template(
             messages, tools=_tools(tools), chat_template=template, return_dict=True, return_assistant_tokens_mask=True
         )
-        mask, trained = [], iter([message["loss"] for message in messages if message["role"] == "assistant"])
+        mask, replies, trained = [], [], [message["loss"] for message in messages if message["role"] == "assistant"]
         for is_reply, run in itertools.groupby(made["assistant_masks"]):
             run = list(run)
-            mask += run if is_reply and next(trained) else [0] * len(run)
-        if next(trained, None) is not None:
-            raise AssertionError("the template marks fewer replies than there are")
-        return mask
+            if is_reply:
+                run = run if trained[len(replies)] else [0] * len(run)
+                replies.append(sum(run))
+            mask += run
+        if len(replies) != len(trained):
+            raise AssertionError(f"the template marks {len(replies)} replies, there are {len(trained)}")
+        return mask, replies
+
+
+    def replies(self, template: str, messages: list, tools: str) -> list:
+        """`[begin, end, trained]` of what each reply says, in characters of the text."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        _, spans = render_jinja_template([messages], tools=_tools(tools), chat_template=template, return_assistant_tokens_mask=True)
+        trained = [message["loss"] for message in messages if message["role"] == "assistant"]
+        return [[begin, end, loss] for (begin, end), loss in zip(spans[0], trained, strict=True)]
 
 
 def _tools(tools: str):

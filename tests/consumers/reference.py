@@ -134,10 +134,13 @@ def differences(messages: list, tools: str, mine: dict, sums: collections.Counte
     if ORACLE.render(ORACLE.training[target], messages, tools) == text:
         masks["TRL"] = ORACLE.training[target]
     for kind, template in masks.items():
-        mask = ORACLE.mask(template, messages, tools)
-        sums[f"masks equal to the {kind} template's, {name}"] += mask == mine["mask"]
-        if mask != mine["mask"]:
+        mask, replies = ORACLE.mask(template, messages, tools)
+        is_equal = replies == mine["replies"] and mine["mask"] in (None, mask)
+        sums[f"masks equal to the {kind} template's, {name}"] += is_equal
+        if mine["mask"] not in (None, mask):
             yield f"mask differs from that of the {kind} template at token " + first(mask, mine["mask"], 8)
+        elif replies != mine["replies"]:
+            yield f"trained tokens differ from those of the {kind} template at reply " + first(replies, mine["replies"], 4)
         if sum(mask) != mine["loss"]:
             yield f"{mine['loss']} trained tokens counted, the {kind} template has {sum(mask)}"
 
