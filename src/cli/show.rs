@@ -2,18 +2,18 @@
 
 use super::{CliError, Outcome, print, render};
 use crate::{
-    domain::{EpisodeId, Message, Role, Trajectory},
-    store::View,
+    domain::{Attempt, AttemptId, EpisodeId, Message, Role, Trajectory},
+    store::{RunDir, Sealed, Stream, View, sealed::IndexLine, sealed::SealedFile, seek},
 };
 use clap::Args as ClapArgs;
 use std::{fmt::Write, path::PathBuf};
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Example:\n  sweroll show runs/first pypi_click_pr2219@0\n  sweroll show runs/first pypi_click_pr2219@0 --attempt 1 --format json"
+    after_help = "Example:\n  sweroll show runs/first pypi_click_pr2219@0\n  sweroll show runs/first pypi_click_pr2219@0 --attempt 1 --format json\n  sweroll show data/merged pypi_click_pr2219@0"
 )]
 pub struct Args {
-    /// Directory of the run
+    /// Directory of a run or of a sealed dataset
     pub dir: PathBuf,
     /// The episode, written INSTANCE@SAMPLE
     pub episode: EpisodeId,
@@ -31,30 +31,67 @@ pub enum TextOrJson {
 }
 
 pub fn run(args: &Args) -> Outcome {
-    let view = View::open(&args.dir).map_err(CliError::usage)?;
-    let attempts = view.attempts(&args.episode).map_err(CliError::usage)?;
-    let counting = view.state.episode(&args.episode).and_then(|e| e.counting()).map(|c| c.attempt);
-    let wanted = args.attempt.map(crate::domain::Attempt).or(counting);
-    let found = match wanted {
-        Some(attempt) => attempts.iter().find(|a| a.id.attempt == attempt),
-        None => attempts.last(),
+    let sealed = if RunDir::exists(&args.dir) { None } else { Sealed::read(&args.dir).map_err(CliError::usage)? };
+    let trajectory = match sealed {
+        Some(sealed) => of_dataset(args, &sealed)?,
+        None => of_run(args)?,
     };
-    let Some(committed) = found else {
-        let have: Vec<String> = attempts.iter().map(|a| a.id.attempt.to_string()).collect();
-        let have = if have.is_empty() { "no attempt is committed yet".to_owned() } else { format!("it has {}", have.join(", ")) };
-        return Err(CliError::failed(format!("{}: no such attempt; {have}", args.episode)));
-    };
-    let trajectory = view.read(&committed.location).map_err(CliError::failed)?;
     match args.format {
         TextOrJson::Json => print(&render::json(&trajectory)),
         TextOrJson::Text => print(&text(&trajectory)),
     }
 }
 
+/// By the journal.
+fn of_run(args: &Args) -> Result<Trajectory, CliError> {
+    let view = View::open(&args.dir).map_err(CliError::usage)?;
+    let attempts = view.attempts(&args.episode).map_err(CliError::usage)?;
+    let counting = view.state.episode(&args.episode).and_then(|e| e.counting()).map(|c| c.attempt);
+    let wanted = args.attempt.map(Attempt).or(counting);
+    let found = match wanted {
+        Some(attempt) => attempts.iter().find(|a| a.id.attempt == attempt),
+        None => attempts.last(),
+    };
+    let committed = found.ok_or_else(|| no_attempt(args, attempts.iter().map(|a| &a.id)))?;
+    view.read(&committed.location).map_err(CliError::failed)
+}
+
+/// By the indexes; one frame is read.
+fn of_dataset(args: &Args, sealed: &Sealed) -> Result<Trajectory, CliError> {
+    let mut attempts: Vec<(&SealedFile, IndexLine)> = Vec::new();
+    for file in &sealed.files {
+        for line in seek::IndexLines::open(&args.dir, file).map_err(CliError::failed)? {
+            let line = line.map_err(CliError::failed)?;
+            if line.id.episode == args.episode {
+                attempts.push((file, line));
+            }
+        }
+    }
+    let found = match args.attempt {
+        Some(attempt) => attempts.iter().find(|(_, line)| line.id.attempt == Attempt(attempt)),
+        None => attempts.iter().find(|(file, _)| file.stream == Stream::Trajectories).or(attempts.last()),
+    };
+    let (file, line) = found.ok_or_else(|| no_attempt(args, attempts.iter().map(|(_, line)| &line.id)))?;
+    let record = seek::read(&args.dir, file, line).map_err(CliError::failed)?;
+    Trajectory::parse(&record).map_err(|e| CliError::failed(format!("{} in data/{}: {e}", line.id, file.file)))
+}
+
+fn no_attempt<'a>(args: &Args, have: impl Iterator<Item = &'a AttemptId>) -> CliError {
+    let have: Vec<String> = have.map(|id| id.attempt.to_string()).collect();
+    let have = if have.is_empty() { "it has none".to_owned() } else { format!("it has {}", have.join(", ")) };
+    CliError::failed(format!("{}: no such attempt in {}; {have}", args.episode, args.dir.display()))
+}
+
 fn text(t: &Trajectory) -> String {
     let mut out = String::new();
-    let _ =
-        writeln!(out, "{}  {}  {} turns  {} tokens  {}", t.trajectory_id, t.model, t.num_turns, t.num_tokens, render::word(&t.exit_reason));
+    let tokens = match (t.num_tokens, t.num_loss_tokens) {
+        (all @ 0.., trained @ 0..) => format!("{all} tokens, {trained} trained"),
+        _ => "tokens not counted".to_owned(),
+    };
+    let _ = writeln!(out, "{}  {}  {} turns  {tokens}  {}", t.trajectory_id, visible(&t.model), t.num_turns, render::word(&t.exit_reason));
+    for reason in serde_json::from_str::<Vec<String>>(&t.suspect).unwrap_or_default() {
+        let _ = writeln!(out, "suspect: {}", visible(&reason));
+    }
     for message in &t.messages {
         out += &section(message);
     }
@@ -89,6 +126,9 @@ fn section(message: &Message) -> String {
     let mut out = format!("\n--- {}", message.role.as_str());
     if message.role == Role::Tool {
         let _ = write!(out, " {}", visible(&message.tool_call_id));
+    }
+    if message.role == Role::Assistant {
+        out += if message.loss { " (trained)" } else { " (not trained)" };
     }
     out.push('\n');
     if !message.reasoning_content.is_empty() {

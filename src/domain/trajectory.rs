@@ -260,6 +260,18 @@ pub enum RecordError {
     Newer { found: u32 },
 }
 
+/// Version of a record that is read in part; a newer one does not parse. 0: of others, that tell none.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(try_from = "u32")]
+pub struct Version(pub u32);
+
+impl TryFrom<u32> for Version {
+    type Error = RecordError;
+    fn try_from(found: u32) -> Result<Self, RecordError> {
+        if found > SCHEMA_VERSION { Err(RecordError::Newer { found }) } else { Ok(Version(found)) }
+    }
+}
+
 fn no_reasons() -> String {
     "[]".to_owned()
 }

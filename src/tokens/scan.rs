@@ -6,7 +6,7 @@ use super::{
     loss,
     report::{REPORT_VERSION, Report, Tally},
 };
-use crate::domain::{ExitReason, Message, Resolved};
+use crate::domain::{ExitReason, Message, Resolved, trajectory::Version};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -74,6 +74,8 @@ fn count(batch: &Batch<'_>, counter: &Counter, policy: Option<LossPolicy>) -> Re
 /// What of a record is needed; the rest is skipped unread.
 #[derive(Deserialize)]
 struct Row<'l> {
+    #[serde(default, rename = "schema_version")]
+    _version: Version,
     #[serde(borrow, default)]
     trajectory_id: Cow<'l, str>,
     messages: Vec<Message>,

@@ -1,4 +1,5 @@
 //! The JSON Schema of the record, applied to a record and to the JSON in its strings.
+#![allow(dead_code)]
 
 use serde_json::{Value, json};
 

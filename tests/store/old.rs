@@ -24,9 +24,6 @@ fn records_of_version_1_are_read_by_all() {
         assert_eq!((row.schema_version, row.suspect.as_str()), (SCHEMA_VERSION, "[]"));
         assert!(row.messages.iter().all(|m| m.loss == (m.role == Role::Assistant)));
         assert_eq!(row.meta().unwrap().counted, None);
-        // Once written anew it is of this version.
-        let again = sweroll::store::View::open(Path::new(OLD)).unwrap().attempts(&row.trajectory_id.episode).unwrap();
-        assert_eq!(again.len(), 1);
     }
     let report = verify::check(Path::new(OLD));
     assert_eq!((report.findings, report.run.attempts), (vec![], 2));

@@ -86,6 +86,7 @@ pub fn seal(root: &Path) {
         counts: CountedBy { target: "t".into(), tokenizer_digest: "d".into(), loss: "all".into(), ..CountedBy::default() },
         files,
     };
+    manifest_of(&view).with(Some(sealed.clone())).write(&view.layout, &Disk::default()).unwrap();
     fs::write(root.join("data/sealed.json"), line(&sealed)).unwrap();
     let card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/trajectories-*.jsonl.zst\n---\n";
     fs::write(root.join("README.md"), card).unwrap();

@@ -224,7 +224,7 @@ fn described(target: &str, loss: &str) -> String {
 
 impl CountedBy {
     /// Whether these counts mean what those of the dataset do.
-    fn is_of(&self, counted: &Counted) -> bool {
+    pub fn is_of(&self, counted: &Counted) -> bool {
         self.target == counted.target
             && self.tokenizer_digest == counted.tokenizer_digest
             && (self.loss.is_empty() || self.loss == counted.loss)

@@ -17,6 +17,7 @@ use crate::{
         fact::{Committed, Fact},
         frame, journal,
         manifest::{MANIFEST_FORMAT, ShardEntry},
+        sealed::CountedBy,
         shard, spool,
     },
 };
@@ -39,13 +40,35 @@ pub(super) struct Live {
     pub scaffold: String,
     /// In the order of the commits.
     pub commits: Vec<Committed>,
-    /// By their place in `commits`: how a record of this version was counted, as a place in `meanings`. None where it was not,
-    /// is of an older version or cannot be read.
-    pub counted: Vec<Option<usize>>,
+    /// By their place in `commits`.
+    pub lies: Vec<Lies>,
     pub meanings: Vec<Counted>,
+    pub manifest: Option<Manifest>,
+    /// No process has the run open, and none died in it.
+    pub closed: bool,
+}
+
+/// What a live record is to sealing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lies {
+    /// Of an older version, or it cannot be read.
+    Otherwise,
+    Uncounted,
+    /// As a place in `meanings` says.
+    Counted(usize),
 }
 
 impl Live {
+    /// Whether sealing takes the record as it lies: it brings one of an older version up to this one, and counts one that was
+    /// counted otherwise or not at all. `tokens`: of the sealed record.
+    pub fn as_it_lies(&self, at: usize, by: &CountedBy, tokens: i64) -> bool {
+        match self.lies[at] {
+            Lies::Otherwise => false,
+            Lies::Uncounted => tokens < 0,
+            Lies::Counted(meaning) => by.is_of(&self.meanings[meaning]),
+        }
+    }
+
     /// Attempts that count when only the first commits are taken, and are trajectories.
     pub fn counting(&self, commits: usize) -> HashMap<&EpisodeId, &AttemptId> {
         let mut counting: HashMap<&EpisodeId, &Committed> = HashMap::new();
@@ -73,9 +96,11 @@ pub(super) fn check(check: &Check<'_>, view: &View, report: &mut RunReport, find
     report.superseded = view.state.shards().values().map(|shard| shard.superseded.rows).sum();
     let (run, plan) = (view.info.run.clone(), &view.info.plan);
     let (model, scaffold) = (plan.model.clone(), plan.scaffold.clone());
-    let mut live = Live { run, model, scaffold, counted: vec![None; commits.len()], meanings: Vec::new(), commits };
+    let mut live =
+        Live { run, model, scaffold, lies: vec![Lies::Otherwise; commits.len()], meanings: Vec::new(), manifest: None, closed, commits };
     let manifest = manifest(check, view, closed, findings);
     frames(check, view, &mut live, manifest.as_ref(), findings);
+    live.manifest = manifest;
     beside(check, view, findings);
     spools(check, view, report, findings);
     live
@@ -136,10 +161,10 @@ fn frames(check: &Check<'_>, view: &View, live: &mut Live, manifest: Option<&Man
     }
     let mut jobs = Vec::new();
     for (key, shard) in &shards {
-        let entries = manifest.iter().flat_map(|m| &m.shards);
+        let mut entries = manifest.iter().flat_map(|m| &m.shards);
         // A prefix that the manifest of a live run speaks of can be read; a longer one is its problem already.
         let known = |entry: &&ShardEntry| entry.file == key.0.file(key.1) && entry.bytes <= view.state.shards()[key].bytes;
-        if let Some(entry) = entries.filter(known).next() {
+        if let Some(entry) = entries.find(known) {
             check.progress.expect(entry.bytes);
             jobs.push(Job::Checksum { shard, bytes: entry.bytes, sha256: &entry.sha256 });
         }
@@ -150,7 +175,7 @@ fn frames(check: &Check<'_>, view: &View, live: &mut Live, manifest: Option<&Man
             jobs.push(Job::Frame { shard, at, committed });
         }
     }
-    let (of_each, meanings) = (&mut live.counted, &mut live.meanings);
+    let (lies, meanings) = (&mut live.lies, &mut live.meanings);
     pool::each(
         check.options.threads,
         &jobs,
@@ -169,13 +194,14 @@ fn frames(check: &Check<'_>, view: &View, live: &mut Live, manifest: Option<&Man
         |job, (read, notes): (Option<Read>, Vec<Note>)| {
             let (Job::Checksum { shard, .. } | Job::Frame { shard, .. }) = job;
             if let (Job::Frame { at, committed, .. }, Some(read)) = (job, read) {
-                let counted = read.counted.filter(|_| read.version == SCHEMA_VERSION);
-                of_each[*at] = counted.map(|counted| {
-                    meanings.iter().position(|known| *known == counted).unwrap_or_else(|| {
+                lies[*at] = match read.counted {
+                    _ if read.version != SCHEMA_VERSION => Lies::Otherwise,
+                    None => Lies::Uncounted,
+                    Some(counted) => Lies::Counted(meanings.iter().position(|known| *known == counted).unwrap_or_else(|| {
                         meanings.push(counted);
                         meanings.len() - 1
-                    })
-                });
+                    })),
+                };
                 let file = findings.file(&shard.name);
                 file.rows += 1;
                 file.raw_bytes += committed.raw_bytes;

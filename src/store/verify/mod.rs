@@ -3,6 +3,7 @@
 mod card;
 mod dataset;
 mod findings;
+mod index;
 mod live;
 mod pool;
 mod record;
@@ -11,7 +12,7 @@ mod seekable;
 pub use findings::{FileReport, Finding, Severity};
 
 use super::{RunDir, Sealed, StoreError, View};
-use findings::Findings;
+use findings::{Findings, Note, Place};
 use serde::Serialize;
 use std::{
     path::{Path, PathBuf},
@@ -131,6 +132,13 @@ pub fn verify(dir: &Path, options: &Options, progress: &Progress) -> Result<Repo
         Ok(None) => dataset::absent(&check, &mut findings),
         Err(newer @ StoreError::Newer { .. }) => return Err(newer),
         Err(e) => findings.error(dir, &e),
+    }
+    for name in ["data.new", "data.old"].into_iter().filter(|name| dir.join(name).exists()) {
+        let what = "a sealing is at work, or was interrupted";
+        findings.add(
+            name,
+            Note::warning(Place::File, what, "repeat the same `sweroll seal` or `sweroll merge`, which goes on where it stopped"),
+        );
     }
     let (files, found, problems, warnings) = findings.finish();
     Ok(Report { dir: dir.to_owned(), sound: problems == 0, problems, warnings, run, sealed, files, findings: found })
