@@ -8,6 +8,7 @@ from pathlib import Path
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 CACHE = tempfile.TemporaryDirectory()  # nothing of an earlier export is taken for this one's
 for name in ("HF_DATASETS_CACHE", "MODELSCOPE_CACHE"):
     os.environ[name] = CACHE.name
@@ -101,9 +102,9 @@ class Score:
     def done(self, at_least: int):
         from importlib.metadata import version
 
-        versions = ", ".join(f"{package} {version(package)}" for package in self.packages)
+        versions = "".join(f"{package} {version(package)}, " for package in self.packages)
         notes = "".join(f"; {what}: {number}" for what, number in self.notes.items())
-        print(f"{self.consumer}: {self.rows} rows checked, {self.wrong} wrong{notes} ({versions}, Python {sys.version.split()[0]})")
+        print(f"{self.consumer}: {self.rows} rows checked, {self.wrong} wrong{notes} ({versions}Python {sys.version.split()[0]})")
         if self.rows < at_least:
             print(f"{self.consumer}: {at_least} rows were to be checked")
         sys.exit(1 if self.wrong or self.rows < at_least else 0)
