@@ -47,7 +47,7 @@ fn its_run_is_sealed_and_can_be_merged() {
     let occupied = expect(sweroll().arg("merge").arg(&demo).arg("--out").arg(&merged), 2);
     assert!(stderr(&occupied).contains("choose another directory"), "{}", stderr(&occupied));
     let refused = expect(sweroll().arg("merge").args([&demo, &merged]).arg("--out").arg(&twice), 2);
-    assert!(stderr(&refused).contains("10 trajectories are in more than one input"), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("10 episodes are in more than one input"), "{}", stderr(&refused));
     let renumbered = json(sweroll().arg("merge").args([&demo, &merged]).arg("--out").arg(&twice).args(["--on-duplicate", "renumber"]));
     assert_eq!((rows(&renumbered), &renumbered["renumbered"]), (vec![16, 4], &10.into()));
     let other = folder.path().join("other");
@@ -60,6 +60,11 @@ fn its_run_is_sealed_and_can_be_merged() {
     let mixed = expect(sweroll().arg("merge").args([&merged, &other]).arg("--out").arg(folder.path().join("mixed")), 2);
     assert!(stderr(&mixed).contains("--recount"), "{}", stderr(&mixed));
     expect(sweroll().arg("verify").args([&demo, &twice, &other]), 0);
+    // What the run counts for is what is merged for.
+    let toml = demo.join("run.toml");
+    fs::write(&toml, fs::read_to_string(&toml).unwrap().replace("target = \"qwen3-instruct-2507\"", "target = \"qwen3\"")).unwrap();
+    let own = json(sweroll().arg("merge").arg(&demo).args(["--recount", "--out"]).arg(folder.path().join("own")));
+    assert_eq!(own["sealed"]["target"], "qwen3");
 }
 
 /// A run as it is committed, and its sealed dataset: every record is of the schema, and both prove sound.

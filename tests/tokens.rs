@@ -125,7 +125,9 @@ fn a_scan_sums_every_kind_of_file() {
     let skippable =
         [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3][..], &zstd::bulk::compress(records.concat().as_bytes(), 9).unwrap()].concat();
     fs::write(folder.join("trajectories-00001.jsonl.zst"), skippable).unwrap();
-    fs::write(folder.join("attempts-00000.jsonl.zst"), b"not to be counted").unwrap();
+    for other in ["attempts-00000.jsonl.zst", "trajectories-00000.index.jsonl", "trajectories-00002.jsonl.zst.tmp"] {
+        fs::write(folder.join(other), b"not to be counted").unwrap();
+    }
     let plain = run.path().join("a.jsonl");
     fs::write(&plain, records.concat().trim_end()).unwrap();
     let gzip = run.path().join("b.jsonl.gz");

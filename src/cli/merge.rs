@@ -3,12 +3,13 @@
 use super::{
     CliError, Format, Outcome,
     counting::{Counts, counted_by, fill},
+    options,
     seal::{Meter, Sizes, refused, show, tell},
 };
 use crate::{
     domain::Trajectory,
     store::{
-        CountedBy, Counting, Disk,
+        CountedBy, Counting, Disk, Layout, RunDir, RunInfo,
         merge::{self, OnDuplicate},
         seal::Settings,
     },
@@ -32,8 +33,9 @@ pub struct Args {
     /// Directory of the new dataset, absent or empty
     #[arg(long, value_name = "DIR", env = "SWEROLL_OUT", help_heading = "Output")]
     pub out: PathBuf,
-    /// Trajectories that more than one input has: refuse them; take the first or the last; or renumber, which gives the samples of
-    /// later inputs new numbers, so that two runs over the same instances become one with the samples of both
+    /// Episodes that more than one input has: refuse them; take those of the first or the last input in which they count; or
+    /// renumber, which gives the samples of later inputs new numbers, so that two runs over the same instances become one with the
+    /// samples of both
     #[arg(long, value_enum, value_name = "WHAT", default_value = "refuse", env = "SWEROLL_ON_DUPLICATE", help_heading = "Merging")]
     pub on_duplicate: Duplicates,
     /// Count records anew that were counted for another target, instead of refusing them
@@ -70,7 +72,7 @@ impl From<Duplicates> for OnDuplicate {
 }
 
 pub fn run(args: &Args) -> Outcome {
-    let counter = args.counts.counter(tokens::Settings::default())?;
+    let counter = args.counts.counter(of_runs(&args.inputs)?)?;
     let ours = counted_by(&counter);
     let count = |trajectory: &mut Trajectory| fill(&counter, trajectory);
     let by = if args.recount { ours.clone() } else { agreed(args, &ours)? };
@@ -86,12 +88,19 @@ pub fn run(args: &Args) -> Outcome {
     let (report, merged) = merged.map_err(refused)?;
     tell(&args.out, &report);
     if merged.dropped > 0 {
-        eprintln!("sweroll: {} duplicates left out (--on-duplicate)", merged.dropped);
+        eprintln!("sweroll: {} records of duplicate episodes left out (--on-duplicate)", merged.dropped);
     }
     if merged.renumbered > 0 {
         eprintln!("sweroll: {} records have a new sample number (--on-duplicate renumber)", merged.renumbered);
     }
     show(&args.out, &report, args.format, Some((merged.dropped, merged.renumbered)))
+}
+
+/// For what the first of the runs counts; a run that counts otherwise is refused record by record.
+fn of_runs(inputs: &[PathBuf]) -> Result<tokens::Settings, CliError> {
+    let Some(run) = inputs.iter().find(|input| RunDir::exists(input)) else { return Ok(tokens::Settings::default()) };
+    let info = RunInfo::read(&Layout::new(run)).map_err(CliError::usage)?;
+    Ok(options::operate(&info.settings, &options::Operation::default())?.tokens)
 }
 
 /// What all inputs were counted for. A run is counted for what is asked for, or refused record by record.

@@ -3,7 +3,7 @@
 use super::{CliError, Outcome, print, render};
 use crate::{
     domain::{Attempt, AttemptId, EpisodeId, Message, Role, Trajectory},
-    store::{RunDir, Sealed, Stream, View, sealed::IndexLine, sealed::SealedFile, seek},
+    store::{RunDir, Sealed, Stream, View, seek},
 };
 use clap::Args as ClapArgs;
 use std::{fmt::Write, path::PathBuf};
@@ -58,15 +58,7 @@ fn of_run(args: &Args) -> Result<Trajectory, CliError> {
 
 /// By the indexes; one frame is read.
 fn of_dataset(args: &Args, sealed: &Sealed) -> Result<Trajectory, CliError> {
-    let mut attempts: Vec<(&SealedFile, IndexLine)> = Vec::new();
-    for file in &sealed.files {
-        for line in seek::IndexLines::open(&args.dir, file).map_err(CliError::failed)? {
-            let line = line.map_err(CliError::failed)?;
-            if line.id.episode == args.episode {
-                attempts.push((file, line));
-            }
-        }
-    }
+    let attempts = seek::attempts(&args.dir, sealed, &args.episode).map_err(CliError::failed)?;
     let found = match args.attempt {
         Some(attempt) => attempts.iter().find(|(_, line)| line.id.attempt == Attempt(attempt)),
         None => attempts.iter().find(|(file, _)| file.stream == Stream::Trajectories).or(attempts.last()),

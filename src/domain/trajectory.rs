@@ -1,7 +1,7 @@
 //! The record: one JSON object a line of a shard. `docs/format.md` is its contract.
 
 use super::{AttemptId, Class, Failure, Grade, InstanceId, Message, Transcript, transcript::Usage};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version of the record; raised when a key changes its meaning or type.
 pub const SCHEMA_VERSION: u32 = 2;
@@ -238,6 +238,10 @@ impl Trajectory {
         if trajectory.schema_version > SCHEMA_VERSION {
             return Err(RecordError::Newer { found: trajectory.schema_version });
         }
+        if trajectory.schema_version < SCHEMA_VERSION {
+            trajectory.usage = rewritten::<UsageColumn>(trajectory.usage);
+            trajectory.meta = rewritten::<Meta>(trajectory.meta);
+        }
         trajectory.schema_version = SCHEMA_VERSION;
         Ok(trajectory)
     }
@@ -270,6 +274,11 @@ impl TryFrom<u32> for Version {
     fn try_from(found: u32) -> Result<Self, RecordError> {
         if found > SCHEMA_VERSION { Err(RecordError::Newer { found }) } else { Ok(Version(found)) }
     }
+}
+
+/// A column with the keys of this version; as it is where it cannot be read.
+fn rewritten<T: Serialize + DeserializeOwned>(column: String) -> String {
+    serde_json::from_str::<T>(&column).map_or(column, |value| json(&value))
 }
 
 fn no_reasons() -> String {

@@ -75,7 +75,10 @@ pub fn open<T>(out: &Path, settings: &Settings, ask: impl FnOnce() -> Result<T, 
 /// Shows what differs.
 pub fn existing(out: &Path, settings: &Settings) -> Result<RunDir, OpenError> {
     let dir = RunDir::open(out)?;
-    dir.check_settings(&settings.table()?, MAY_DIFFER)?;
+    // What a run of an older sweroll does not know has its default, by which it was done.
+    let known = |table: &toml::Table| Settings::deserialize_table(table.clone()).ok()?.table().ok();
+    let recorded = &dir.info().settings;
+    dir.check_settings(&known(recorded).unwrap_or_else(|| recorded.clone()), &settings.table()?, MAY_DIFFER)?;
     same(&dir, "scaffold", &scaffold(settings)?.digest)?;
     // The instances are frozen in the run: where their file is gone there is nothing to compare, and nothing is missing.
     let stamp = dataset::stamp(&settings.instances.path, settings.dataset.split.as_deref())?;
@@ -108,5 +111,32 @@ fn same(dir: &RunDir, what: &str, digest: &str) -> Result<(), OpenError> {
             dir.layout().root().display()
         ))),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_run_that_is_older_than_a_setting_goes_on_with_its_default() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut settings = Settings::default();
+        settings.instances.path = "nowhere.jsonl".into();
+        let mut table = settings.table().unwrap();
+        for newer in ["tokens", "seal"] {
+            table.remove(newer).unwrap();
+        }
+        let plan = Plan { model: String::new(), scaffold: String::new(), instances: 0, samples: 1, digests: BTreeMap::new() };
+        let made = RunDir::create(&temp.path().join("run"), &table, |layout| {
+            instances::InstancesWriter::create(layout)?.finish()?;
+            Ok::<_, OpenError>(plan)
+        });
+        drop(made.unwrap());
+        existing(&temp.path().join("run"), &settings).unwrap();
+        settings.tokens.target = "qwen3".parse().unwrap();
+        let refused = existing(&temp.path().join("run"), &settings).err().unwrap().to_string();
+        assert!(refused.contains("tokens.target: \"qwen3-instruct-2507\" in the run, \"qwen3\" now"), "{refused}");
     }
 }

@@ -19,7 +19,7 @@ pub enum StoreError {
     NotARun { path: PathBuf, why: String },
     #[error("{} cannot be used: {why}; choose another directory", path.display())]
     Occupied { path: PathBuf, why: String },
-    #[error("{} holds {name}, which sweroll did not write: move it away, since the directory is replaced as a whole", path.display())]
+    #[error("{} holds {name}, which sweroll did not write: move it away, since data/ is replaced as a whole", path.display())]
     Foreign { path: PathBuf, name: String },
     #[error("{} has format {found}, this sweroll knows up to {known}; use the newer sweroll that wrote it", path.display())]
     Newer { path: PathBuf, found: u64, known: u64 },

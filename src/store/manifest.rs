@@ -7,11 +7,10 @@ use super::{
     files::{self, Disk},
     run_dir::Layout,
     sealed::Sealed,
-    shard::prefix_digest,
+    shard::prefix_sha256,
     state::{Shard, State},
 };
 use serde::{Deserialize, Serialize};
-use sha2::Digest;
 use std::collections::BTreeMap;
 
 /// Version of the manifest; raised when a key changes its meaning or type.
@@ -93,7 +92,7 @@ pub fn digests(layout: &Layout, run: &str, state: &State, wanted: impl Fn(&(Stre
         let known = old.iter().flat_map(|m| &m.shards).find(|entry| **entry == ShardEntry::new(*key, shard, &entry.sha256));
         let sha256 = match known {
             Some(entry) => entry.sha256.clone(),
-            None => format!("{:x}", prefix_digest(&layout.shards().join(key.0.file(key.1)), shard.bytes)?.finalize()),
+            None => prefix_sha256(&layout.shards().join(key.0.file(key.1)), shard.bytes)?,
         };
         digests.insert(*key, sha256);
     }

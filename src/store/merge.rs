@@ -15,20 +15,21 @@ use super::{
     sealed::CountedBy,
     seek::IndexLines,
 };
-use crate::domain::{AttemptId, InstanceId};
+use crate::domain::{EpisodeId, InstanceId};
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
     fs, io,
     path::{Path, PathBuf},
 };
 
-/// What becomes of a trajectory whose id an earlier input has too.
+/// What becomes of an episode that more than one input has. Its attempts stay together: two inputs' would make it count twice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnDuplicate {
     #[default]
     Refuse,
-    /// The one of the first input is taken.
+    /// That of the first input in which an attempt of it counts is taken, else of the first.
     First,
+    /// As `First`, from the last.
     Last,
     /// Samples of an instance that an earlier input has too are counted on from there: two runs over the same instances become one
     /// with the samples of both.
@@ -38,7 +39,7 @@ pub enum OnDuplicate {
 /// What a merge left out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Merged {
-    /// Records that an input has beside another's of the same id.
+    /// Records of episodes that were taken from another input.
     pub dropped: u64,
     /// Records whose sample has a new number.
     pub renumbered: u64,
@@ -176,66 +177,93 @@ fn moved(mut record: Ref, first: u32) -> Ref {
 
 type Part = Vec<(Stream, Ref)>;
 
-/// Duplicates that are named.
+/// Episodes that are named.
 const SHOWN: usize = 3;
 
-/// All records with ids that are unique. Pure.
+/// All records of each episode of one input. Pure.
 fn join(parts: Vec<Part>, on_duplicate: OnDuplicate) -> Result<(Part, Merged), SealError> {
     let mut merged = Merged::default();
     if on_duplicate == OnDuplicate::Renumber {
-        return Ok((renumbered(parts, &mut merged), merged));
+        return Ok((renumbered(parts, &mut merged)?, merged));
     }
-    let mut all: Part = Vec::new();
-    let mut at: HashMap<AttemptId, usize> = HashMap::new();
-    let (mut count, mut shown) = (0, Vec::new());
-    for (stream, record) in parts.into_iter().flatten() {
-        match at.get(&record.id) {
-            None => {
-                at.insert(record.id.clone(), all.len());
-                all.push((stream, record));
-            }
-            Some(earlier) => {
-                count += 1;
-                match on_duplicate {
-                    OnDuplicate::Last => all[*earlier] = (stream, record),
-                    OnDuplicate::First => {}
-                    _ if shown.len() < SHOWN => shown.push(record.id.to_string()),
-                    _ => {}
+    let mut taken: HashMap<EpisodeId, Taken> = HashMap::new();
+    let mut duplicates = BTreeSet::new();
+    for (from, part) in parts.iter().enumerate() {
+        for (episode, counts) in episodes(part) {
+            match taken.entry(episode.clone()) {
+                Entry::Vacant(free) => {
+                    free.insert(Taken { from, counts });
+                }
+                Entry::Occupied(mut earlier) => {
+                    duplicates.insert(episode);
+                    let is_better = match (earlier.get().counts, counts) {
+                        (false, true) => true,
+                        (true, false) => false,
+                        _ => on_duplicate == OnDuplicate::Last,
+                    };
+                    if is_better {
+                        earlier.insert(Taken { from, counts });
+                    }
                 }
             }
         }
     }
-    if on_duplicate == OnDuplicate::Refuse && count > 0 {
-        return Err(SealError::Duplicates { count, shown });
+    if on_duplicate == OnDuplicate::Refuse && !duplicates.is_empty() {
+        let shown = duplicates.iter().take(SHOWN).map(ToString::to_string).collect();
+        return Err(SealError::Duplicates { count: duplicates.len() as u64, shown });
     }
-    merged.dropped = count;
+    drop(duplicates);
+    let mut all = Part::new();
+    for (from, mut part) in parts.into_iter().enumerate() {
+        let records = part.len();
+        part.retain(|(_, record)| taken[&record.id.episode].from == from);
+        merged.dropped += (records - part.len()) as u64;
+        all.extend(part);
+    }
     Ok((all, merged))
 }
 
-fn renumbered(parts: Vec<Part>, merged: &mut Merged) -> Part {
-    let mut all: Part = Vec::new();
+/// The input that an episode is taken from, and whether an attempt of it counts there.
+struct Taken {
+    from: usize,
+    counts: bool,
+}
+
+/// The episodes of an input, and whether an attempt of each counts.
+fn episodes(part: &Part) -> BTreeMap<&EpisodeId, bool> {
+    let mut episodes = BTreeMap::new();
+    for (stream, record) in part {
+        *episodes.entry(&record.id.episode).or_default() |= *stream == Stream::Trajectories;
+    }
+    episodes
+}
+
+fn renumbered(parts: Vec<Part>, merged: &mut Merged) -> Result<Part, SealError> {
+    let mut all = Part::new();
     // Samples of each instance that the inputs so far have.
-    let mut samples: BTreeMap<InstanceId, u32> = BTreeMap::new();
+    let mut samples: HashMap<InstanceId, u32> = HashMap::new();
     for mut part in parts {
         for (_, record) in &mut part {
-            let episode = &mut record.id.episode;
-            let earlier = samples.get(&episode.instance).copied().unwrap_or(0);
+            let EpisodeId { instance, sample } = &record.id.episode;
+            let earlier = samples.get(instance).copied().unwrap_or(0);
+            let sample = sample.checked_add(earlier).filter(|sample| *sample < u32::MAX);
+            record.id.episode.sample = sample.ok_or_else(|| SealError::Samples(record.id.clone()))?;
             merged.renumbered += u64::from(earlier > 0);
-            episode.sample = episode.sample.saturating_add(earlier);
         }
         for (_, record) in &part {
-            let episode = &record.id.episode;
-            let count = samples.entry(episode.instance.clone()).or_default();
-            *count = (*count).max(episode.sample.saturating_add(1));
+            let EpisodeId { instance, sample } = &record.id.episode;
+            let count = samples.entry(instance.clone()).or_default();
+            *count = (*count).max(sample + 1);
         }
         all.extend(part);
     }
-    all
+    Ok(all)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::AttemptId;
 
     fn part(ids: &[&str], digest: u8) -> Part {
         let record = |id: &&str| {
@@ -258,12 +286,12 @@ mod tests {
     fn duplicates_are_refused_or_settled() {
         let parts = || vec![part(&["a@0.1", "b@0.1"], 1), part(&["a@0.1", "a@0.2", "c@0.1"], 2), part(&["a@0.1"], 3)];
         let refused = join(parts(), OnDuplicate::Refuse).unwrap_err().to_string();
-        assert!(refused.contains("2 trajectories are in more than one input, such as a@0.1"), "{refused}");
+        assert!(refused.contains("1 episodes are in more than one input, such as a@0:"), "{refused}");
         let (first, merged) = join(parts(), OnDuplicate::First).unwrap();
-        assert_eq!(names(&first), named(&[("a@0.1", 0, 1), ("b@0.1", 0, 1), ("a@0.2", 0, 2), ("c@0.1", 0, 2)]));
-        assert_eq!(merged, Merged { dropped: 2, renumbered: 0 });
+        assert_eq!(names(&first), named(&[("a@0.1", 0, 1), ("b@0.1", 0, 1), ("c@0.1", 0, 2)]));
+        assert_eq!(merged, Merged { dropped: 3, renumbered: 0 });
         let (last, _) = join(parts(), OnDuplicate::Last).unwrap();
-        assert_eq!(names(&last), named(&[("a@0.1", 0, 3), ("b@0.1", 0, 1), ("a@0.2", 0, 2), ("c@0.1", 0, 2)]));
+        assert_eq!(names(&last), named(&[("b@0.1", 0, 1), ("c@0.1", 0, 2), ("a@0.1", 0, 3)]));
         let (all, merged) = join(parts(), OnDuplicate::Renumber).unwrap();
         let expected = [("a@0.1", 0, 1), ("b@0.1", 0, 1), ("a@1.1", 0, 2), ("a@1.2", 0, 2), ("c@0.1", 0, 2), ("a@2.1", 0, 3)];
         assert_eq!((names(&all), merged), (named(&expected), Merged { dropped: 0, renumbered: 3 }));
@@ -273,5 +301,21 @@ mod tests {
     fn inputs_without_a_duplicate_are_joined_as_they_are() {
         let (all, merged) = join(vec![part(&["b@0.1"], 1), part(&["a@3.2"], 2)], OnDuplicate::Refuse).unwrap();
         assert_eq!((names(&all), merged), (named(&[("b@0.1", 0, 1), ("a@3.2", 3, 2)]), Merged::default()));
+    }
+
+    #[test]
+    fn an_episode_is_taken_from_where_it_counts() {
+        let failed = |ids: &[&str], digest| part(ids, digest).into_iter().map(|(_, record)| (Stream::Attempts, record)).collect::<Part>();
+        let parts = || vec![failed(&["a@0.1"], 1), part(&["a@0.2"], 2), part(&["a@0.1"], 3), failed(&["a@0.7"], 4)];
+        let (first, _) = join(parts(), OnDuplicate::First).unwrap();
+        let (last, _) = join(parts(), OnDuplicate::Last).unwrap();
+        assert_eq!((names(&first), names(&last)), (named(&[("a@0.2", 0, 2)]), named(&[("a@0.1", 0, 3)])));
+    }
+
+    #[test]
+    fn samples_end_where_their_numbers_do() {
+        let last = format!("a@{}.1", u32::MAX);
+        let refused = join(vec![part(&["a@0.1"], 1), part(&[last.as_str()], 2)], OnDuplicate::Renumber).unwrap_err().to_string();
+        assert!(refused.contains(&last) && refused.contains("renumber"), "{refused}");
     }
 }

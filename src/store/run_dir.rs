@@ -156,13 +156,13 @@ impl RunDir {
         Ok(RunDir { info, layout, _lock: lock })
     }
 
-    /// Holds the settings of today against those of the run. `may_differ` names keys, or tables with all in them, that a
-    /// resumed run may change.
+    /// Holds the settings of today against those of the run, which are given as whole as today's: a run may be older than some of
+    /// them. `may_differ` names keys, or tables with all in them, that a resumed run may change.
     ///
     /// # Errors
     /// Shows each key that differs, old and new.
-    pub fn check_settings(&self, settings: &toml::Table, may_differ: &[&str]) -> Result<(), StoreError> {
-        let mut differences = differences(&self.info.settings, settings);
+    pub fn check_settings(&self, made_with: &toml::Table, settings: &toml::Table, may_differ: &[&str]) -> Result<(), StoreError> {
+        let mut differences = differences(made_with, settings);
         differences.retain(|d| !may_differ.iter().any(|key| d.key == *key || d.key.strip_prefix(key).is_some_and(|r| r.starts_with('.'))));
         if differences.is_empty() {
             return Ok(());

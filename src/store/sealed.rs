@@ -103,8 +103,9 @@ impl SealedFile {
         self.resolved += u64::from(line.resolved == Resolved::Yes);
         match (u64::try_from(line.tokens), u64::try_from(line.loss_tokens)) {
             (Ok(tokens), Ok(loss_tokens)) => {
-                self.tokens += tokens;
-                self.loss_tokens += loss_tokens;
+                // Of a dataset of others they may be anything.
+                self.tokens = self.tokens.saturating_add(tokens);
+                self.loss_tokens = self.loss_tokens.saturating_add(loss_tokens);
             }
             _ => self.uncounted += 1,
         }
@@ -151,7 +152,7 @@ impl Sealed {
     /// The dataset in `dir`; none where nothing is sealed there.
     ///
     /// # Errors
-    /// Where `sealed.json` cannot be read or is of a newer format.
+    /// Where `sealed.json` cannot be read, is of a newer format, or names a file that is none of a dataset's.
     pub fn read(dir: &Path) -> Result<Option<Self>, StoreError> {
         let path = Self::data(dir).join("sealed.json");
         let text = match std::fs::read(&path) {
@@ -168,7 +169,15 @@ impl Sealed {
         if format > SEALED_FORMAT {
             return Err(StoreError::Newer { path, found: format, known: SEALED_FORMAT });
         }
-        serde_json::from_slice(&text).map(Some).map_err(damaged)
+        let sealed: Sealed = serde_json::from_slice(&text).map_err(damaged)?;
+        // What is read of a dataset lies in it, whoever made it.
+        let is_named = |file: &SealedFile| Stream::parse(&file.file).is_some_and(|(stream, _)| stream == file.stream);
+        match sealed.files.iter().find(|file| !is_named(file)) {
+            Some(SealedFile { file, stream, .. }) => {
+                Err(StoreError::damaged(&path, "files", format!("it names {file:?} as a file of {}", stream.as_str())))
+            }
+            None => Ok(Some(sealed)),
+        }
     }
 
     /// Whether the run has committed nothing since.

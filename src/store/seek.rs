@@ -4,7 +4,7 @@ use super::{
     Settings, StoreError,
     sealed::{IndexLine, Sealed, SealedFile},
 };
-use crate::domain::AttemptId;
+use crate::domain::EpisodeId;
 use sha2::{Digest, Sha256};
 use std::{
     fs::File,
@@ -75,22 +75,23 @@ impl Iterator for IndexLines {
     }
 }
 
-/// Where the record with this id lies in the sealed dataset in `dir`; none where it has none.
+/// Where the attempts of an episode lie in the sealed dataset in `dir`, in the order of its files.
 ///
 /// # Errors
 /// Where an index cannot be read or is damaged.
-pub fn find(dir: &Path, sealed: &Sealed, id: &AttemptId) -> Result<Option<(SealedFile, IndexLine)>, StoreError> {
+pub fn attempts<'s>(dir: &Path, sealed: &'s Sealed, episode: &EpisodeId) -> Result<Vec<(&'s SealedFile, IndexLine)>, StoreError> {
     // Ids need no escape in JSON, and `id` is the first key: few lines are parsed.
-    let wanted = format!("{{\"id\":\"{id}\"");
+    let wanted = format!("{{\"id\":\"{episode}.");
+    let mut found = Vec::new();
     for file in &sealed.files {
         let mut lines = IndexLines::open(dir, file)?;
         while lines.advance()? {
             if lines.line.starts_with(wanted.as_bytes()) {
-                return Ok(Some((file.clone(), lines.parse()?)));
+                found.push((file, lines.parse()?));
             }
         }
     }
-    Ok(None)
+    Ok(found)
 }
 
 /// The record at a place that an index names, line feed included, checked against its digest. Reads one frame, up to the end of

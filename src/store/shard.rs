@@ -139,11 +139,19 @@ fn check_length(path: &Path, found: u64, committed: u64) -> Result<(), StoreErro
     Err(StoreError::damaged(path, format!("byte {found}"), problem))
 }
 
-/// SHA-256 over the first `len` bytes of a file.
+/// SHA-256 over the first `len` bytes of a file, hexadecimal.
 ///
 /// # Errors
 /// Where the file cannot be read or is shorter.
-pub fn prefix_digest(path: &Path, len: u64) -> Result<Sha256, StoreError> {
+pub fn prefix_sha256(path: &Path, len: u64) -> Result<String, StoreError> {
+    prefix_digest(path, len).map(|digest| format!("{:x}", digest.finalize()))
+}
+
+/// The same, to be gone on with.
+///
+/// # Errors
+/// Where the file cannot be read or is shorter.
+fn prefix_digest(path: &Path, len: u64) -> Result<Sha256, StoreError> {
     let fail = |e: io::Error| StoreError::io("read", path, &e);
     let mut file = File::open(path).map_err(fail)?.take(len);
     let mut digest = Sha256::new();

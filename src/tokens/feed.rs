@@ -41,13 +41,13 @@ impl Default for FeedSettings {
 
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}: {source}; give a file or directory that can be read")]
     Read { path: PathBuf, source: io::Error },
     #[error("{path} holds no shards: give a run directory (with shards/trajectories-*.jsonl.zst), or shard files")]
     NoShards { path: PathBuf },
     #[error("{path} is damaged after record {record}, near byte {offset} of the file: {source}; verify or restore the shard")]
     Damaged { path: PathBuf, record: u64, offset: u64, source: io::Error },
-    #[error("record {record} of {path} is longer than {limit} bytes")]
+    #[error("record {record} of {path} is longer than {limit} bytes, which no run writes; cut it out of the shard")]
     TooLong { path: PathBuf, record: u64, limit: usize },
     #[error("record {record} of {path}{} is no trajectory that can be used: {why}", shown(.id))]
     Record { path: PathBuf, record: u64, id: String, why: String },
@@ -92,7 +92,7 @@ pub fn shards(paths: &[PathBuf]) -> Result<Vec<Source>, FeedError> {
             let entry = entry.map_err(read)?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            if name.starts_with("trajectories-") && name.contains(".jsonl") && !name.ends_with(".tmp") {
+            if is_shard(&name) {
                 found.push(entry.path());
             }
         }
@@ -103,6 +103,13 @@ pub fn shards(paths: &[PathBuf]) -> Result<Vec<Source>, FeedError> {
         files.extend(found.into_iter().map(Source::from));
     }
     Ok(files)
+}
+
+/// Trajectories, not the index beside them or what is being written.
+fn is_shard(name: &str) -> bool {
+    name.starts_with("trajectories-")
+        && [".jsonl", ".jsonl.zst", ".jsonl.gz"].iter().any(|end| name.ends_with(end))
+        && !name.ends_with(".index.jsonl")
 }
 
 /// Whole lines of one source.

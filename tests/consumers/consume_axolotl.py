@@ -33,12 +33,11 @@ def main(folder: str, expected: str):
                     score.fail(f"{record.id}: {error!r}")
                     continue
                 mask = record.mask()
-                for begin, end, trained, first, last in record.replies:
-                    if trained:
-                        mask[last] = 0
-                        if record.text[begin:end] == "<|im_end|>\n":
-                            score.note("empty replies")
-                            mask[first : last + 1] = [0] * (last + 1 - first)
+                for reply in record.replies:
+                    if reply["trained"] and reply["said"] == check.EMPTY:
+                        score.note("empty replies not trained on")
+                        mask[reply["first"] : reply["last"]] = [0] * (reply["last"] - reply["first"])
+                    mask[reply["last"]] = 0
                 if score.equal(f"{record.id}, ids", list(made["input_ids"]), record.ids):
                     score.equal(f"{record.id}, mask", [int(label != -100) for label in made["labels"]], mask)
     score.done(at_least=check.report(folder)["written"]["rows"])

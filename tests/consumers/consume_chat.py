@@ -26,7 +26,7 @@ def main(folder: str, expected: str):
                 if score.equal(f"{record.id}, text", text, record.text):
                     score.equal(f"{record.id}, ids", tokenizer(text)["input_ids"], record.ids)
                 trained = [said["loss"] for said in row["messages"] if said["role"] == "assistant"]
-                score.equal(f"{record.id}, loss", trained, [reply[2] for reply in record.replies])
+                score.equal(f"{record.id}, loss", trained, [reply["trained"] for reply in record.replies])
     score.done(at_least=check.report(folder)["written"]["rows"])
 
 

@@ -3,8 +3,9 @@
 
     consume_ms_swift.py DIR EXPECTED
 
-It tokenises a turn apart from its header, so ids differ where a reply begins with a line feed; the text is the same. It does not
-train on the end of a reply that is empty.
+It tokenises a turn apart from its header, so ids differ where a reply begins with a line feed; the text is the same. It drops
+a system turn that is empty, does not train on the end of an empty reply before the last, and does not close a last reply whose text ends with a
+literal `<|im_end|>` or `<|endoftext|>`.
 """
 import sys
 import tempfile
@@ -31,7 +32,7 @@ def main(folder: str, expected: str):
             for id, row in zip(ids, loaded):
                 made = template.encode(dict(row))
                 mask = [label != -100 for label in made["labels"]]
-                score.texts(records[id], made["input_ids"], mask, processor.decode, cut=True)
+                score.texts(records[id], made["input_ids"], mask, processor.decode, closes=("<|im_end|>", "<|endoftext|>"), trains_empty=False)
     score.done(at_least=check.report(folder)["written"]["rows"])
 
 

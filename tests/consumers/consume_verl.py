@@ -2,6 +2,8 @@
 """verl's `MultiTurnSFTDataset`, with its own check of ids on.
 
     consume_verl.py DIR EXPECTED
+
+Of a reply that begins with a line feed it does not train on the token that the header shares.
 """
 import sys
 import tempfile
@@ -32,7 +34,7 @@ def main(folder: str, expected: str):
                 # A folded row ends with the last reply that is trained on.
                 cut = len(found) != len(records[id].ids)
                 score.note("rows cut behind their last trained reply", int(cut))
-                score.tokens(records[id], found, row["loss_mask"].tolist(), cut=cut)
+                score.tokens(records[id], found, row["loss_mask"].tolist(), cut=cut, header_apart=True)
     score.done(at_least=check.report(folder)["written"]["rows"])
 
 

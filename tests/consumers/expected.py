@@ -3,8 +3,8 @@
 
     expected.py OUT.jsonl SHARD|DIR...
 
-A line a record: its id, text, token ids, and `[begin, end, trained]` of what each reply says, in characters of the text, and its first
-and last token.
+A line a record: its id, text, token ids, and each reply: `trained`, its `first` and `last` token, whether its header shares the first
+(`merged`: it begins with a line feed), and what it says, as the tokenizer normalises it.
 """
 import json
 import sys
@@ -12,6 +12,13 @@ import sys
 import oracle
 
 TARGET = "qwen3-instruct-2507"
+
+
+def reply(reference, made, begin: int, end: int, trained: bool) -> dict:
+    first, last = made.char_to_token(begin), made.char_to_token(end - 1)
+    merged = made.char_to_token(begin - 1) == first
+    said = reference.tokenizer.decode(made["input_ids"][first : last + 1])
+    return {"trained": trained, "first": first, "last": last, "merged": merged, "said": said.removeprefix("\n") if merged else said}
 
 
 def main(out: str, *records: str):
@@ -24,10 +31,7 @@ def main(out: str, *records: str):
             text = reference.render(template, messages, tools)
             assert text == reference.render(official, messages, tools)
             made = reference.tokenizer(text, add_special_tokens=False)
-            replies = [
-                [begin, end, trained, made.char_to_token(begin), made.char_to_token(end - 1)]
-                for begin, end, trained in reference.replies(template, messages, tools)
-            ]
+            replies = [reply(reference, made, *each) for each in reference.replies(template, messages, tools)]
             row = {"id": record["trajectory_id"], "text": text, "ids": made["input_ids"], "replies": replies}
             file.write(json.dumps(row) + "\n")
             number += 1

@@ -106,6 +106,12 @@ def check(pair) -> tuple:
     for mine in json.loads(made):
         target, path = mine["target"], mine["path"]
         where = f"conversation {n} ({record['trajectory_id']}), {target}, {path}"
+        counted = (json.loads(record["meta"]).get("counted") or {"target": "qwen3-instruct-2507"})["target"]
+        if record["num_tokens"] >= 0 and (target, path) == (counted, "native"):
+            sums["records that say their counts"] += 1
+            said, found = (record["num_tokens"], record["num_loss_tokens"]), (mine["tokens"], mine["loss"])
+            if said != found:
+                wrong.append(f"{where}: the record says {said[0]} tokens, {said[1]} trained; counted are {found[0]}, {found[1]}")
         try:
             wrong += [f"{where}: {what}" for what in differences(record["messages"], record["tools"], mine, sums)]
         except Exception as error:  # the reference refuses what sweroll took: a difference too

@@ -47,10 +47,9 @@ def nulls(value) -> bool:
 
 
 def through_datasets(score, folder: str, files: dict, arguments: dict):
+    """`files`: by split. `arguments`: of `load_dataset`."""
     import datasets
 
-    if hasattr(datasets, "disable_progress_bars"):
-        datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as cache:
         mapped = datasets.load_dataset(**arguments, cache_dir=cache)
         score.equal(f"{folder}: splits", sorted(mapped), sorted(files))
@@ -114,10 +113,10 @@ def main(*folders: str):
             files, arguments = check.splits(folder), {"path": folder}
         else:
             files = {"train": sorted(glob.glob(f"{folder}/data/trajectories-*.jsonl.zst"))}
-            attempts = sorted(glob.glob(f"{folder}/data/attempts-*.jsonl.zst"))
             arguments = {"path": folder}
-            if attempts:
-                print(f"{folder}: attempts are a configuration of their own")
+            attempts = sorted(glob.glob(f"{folder}/data/attempts-*.jsonl.zst"))
+            if attempts and "datasets" in packages:
+                through_datasets(score, folder, {"train": attempts}, arguments | {"name": "attempts"})
         if "datasets" in packages:
             through_datasets(score, folder, files, arguments)
         if "pandas" in packages and "pyarrow" in packages:

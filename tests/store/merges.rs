@@ -75,8 +75,16 @@ fn duplicates_are_refused_dropped_or_renumbered() {
     run(&first, &["a", "b"], 2, &["a@0.1", "a@1.1", "b@0.1"]);
     run(&second, &["a"], 2, &["a@0.1!", "a@0.2", "a@1.1"]);
     let refused = merge_on(&[&first, &second], &out, OnDuplicate::Refuse, &Disk::default()).unwrap_err();
-    assert!(matches!(&refused, SealError::Duplicates { count: 2, shown } if shown.contains(&"a@1.1".to_owned())), "{refused}");
+    assert!(matches!(&refused, SealError::Duplicates { count: 2, shown } if shown.contains(&"a@1".to_owned())), "{refused}");
     assert!(!out.exists(), "nothing was begun");
+    // Of an episode the attempts of one input alone: it counts once.
+    let firsts = out.with_file_name("firsts");
+    let (_, merged) = merge_on(&[&first, &second], &firsts, OnDuplicate::First, &Disk::default()).unwrap();
+    assert_eq!(merged, Merged { dropped: 3, renumbered: 0 });
+    assert_eq!(
+        (ids(&firsts, Stream::Trajectories), ids(&firsts, Stream::Attempts)),
+        (["a@0.1", "a@1.1", "b@0.1"].map(String::from).into(), vec![])
+    );
     let (_, merged) = merge_on(&[&first, &second], &out, OnDuplicate::Last, &Disk::default()).unwrap();
     assert_eq!(merged, Merged { dropped: 2, renumbered: 0 });
     assert_eq!(

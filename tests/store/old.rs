@@ -1,6 +1,9 @@
 //! A run of the sweroll that wrote records of version 1 is read as it lies; records of a newer version are refused.
 
-use super::*;
+use super::{
+    seals::{copy, seal_on},
+    *,
+};
 use sweroll::{
     domain::trajectory::SCHEMA_VERSION,
     store::{Layout, frame::FrameWriter, shard},
@@ -33,6 +36,16 @@ fn records_of_version_1_are_read_by_all() {
     let view = View::open(Path::new(OLD)).unwrap();
     let place = &view.attempts(&episode("demo_greet@0")).unwrap()[0];
     assert_eq!(view.read(&place.location).unwrap().schema_version, SCHEMA_VERSION);
+}
+
+/// The keys that later versions brought are in the JSON in strings too.
+#[test]
+fn a_run_of_version_1_is_sealed_as_a_dataset_of_this_version() {
+    let dir = quick_dir();
+    copy(Path::new(OLD), dir.path());
+    let report = seal_on(dir.path(), &Disk::default(), false).unwrap();
+    assert_eq!((report.sealed.schema_version, report.sealed.files[0].rows), (SCHEMA_VERSION, 2));
+    assert_eq!(verify::check(dir.path()).findings, vec![]);
 }
 
 #[test]

@@ -18,8 +18,8 @@ fn a_run_is_locked_and_compared() {
     let again = RunDir::open(&root).unwrap();
     assert_eq!((again.info().run.as_str(), again.info().settings.clone()), (id.as_str(), old.clone()));
     let new = table("samples = 4\n[endpoint]\nurl = \"b\"\ntimeouts = { connect_s = 2 }\n");
-    again.check_settings(&old, &[]).unwrap();
-    let text = again.check_settings(&new, &["endpoint.url", "endpoint.timeouts"]).unwrap_err().to_string();
+    again.check_settings(&again.info().settings, &old, &[]).unwrap();
+    let text = again.check_settings(&again.info().settings, &new, &["endpoint.url", "endpoint.timeouts"]).unwrap_err().to_string();
     assert!(text.contains("samples: 3 in the run, 4 now") && text.contains("model: \"m\" in the run, (not set) now"), "{text}");
     assert!(!text.contains("endpoint"), "{text}");
     assert_eq!(differences(&old, &new).len(), 4);

@@ -149,7 +149,7 @@ pub fn check(dir: &Path) -> BTreeMap<(Stream, AttemptId), Vec<u8>> {
             assert_eq!((&row.instance_id, row.sample), (&line.id.episode.instance, line.id.episode.sample));
             (tokens, loss_tokens) = (tokens + line.tokens as u64, loss_tokens + line.loss_tokens as u64);
             ids.push(line.id.clone());
-            assert_eq!(seek::find(dir, &sealed, &line.id).unwrap().unwrap(), (file.clone(), line.clone()));
+            assert!(seek::attempts(dir, &sealed, &line.id.episode).unwrap().contains(&(file, line.clone())));
             assert_eq!(seek::read(dir, file, &line).unwrap(), record);
             assert!(records.insert((file.stream, line.id), record.to_vec()).is_none());
         }
@@ -162,7 +162,7 @@ pub fn check(dir: &Path) -> BTreeMap<(Stream, AttemptId), Vec<u8>> {
     found.retain(|name| name != "progress.jsonl");
     found.sort();
     assert_eq!(found, names);
-    assert!(seek::find(dir, &sealed, &attempt("nobody@0.1")).unwrap().is_none());
+    assert_eq!(seek::attempts(dir, &sealed, &episode("nobody@0")).unwrap(), []);
     records
 }
 
@@ -228,6 +228,10 @@ fn a_current_dataset_is_left_alone_but_for_its_card_and_manifest() {
     // A file that is gone, or a run that went on, makes it anew.
     fs::remove_file(Sealed::data(dir.path()).join(&first.sealed.files[0].file)).unwrap();
     assert!(seal(dir.path()).made);
+    let index = Sealed::data(dir.path()).join(first.sealed.files[0].index());
+    fs::write(&index, fs::read_to_string(&index).unwrap().replacen("a@", "b@", 1)).unwrap();
+    assert!(seal(dir.path()).made);
+    check(dir.path());
     let store = Store::open(RunDir::open(dir.path()).unwrap(), Settings::default()).unwrap();
     runtime().block_on(store.reopen(vec![episode("b@0")], "")).unwrap();
     commit(&store, &["b@0.2"]);
@@ -251,6 +255,27 @@ fn the_users_own_card_and_files_stay() {
     assert!(note.exists());
     fs::remove_file(&note).unwrap();
     check(dir.path());
+    // The link would take the new dataset's place beside it, and the files behind it would go.
+    let elsewhere = dir.path().join("elsewhere");
+    fs::rename(Sealed::data(dir.path()), &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, Sealed::data(dir.path())).unwrap();
+    let refused = seal_on(dir.path(), &Disk::default(), true).unwrap_err().to_string();
+    assert!(refused.contains("a link data") && refused.contains("move it away"), "{refused}");
+    check(dir.path());
+}
+
+#[test]
+fn a_dataset_names_no_file_outside_of_it() {
+    let dir = quick_dir();
+    run(dir.path());
+    seal(dir.path());
+    let path = Sealed::data(dir.path()).join("sealed.json");
+    let text = fs::read_to_string(&path).unwrap();
+    for name in ["../shards/trajectories-00000.jsonl.zst", "/etc/passwd", "attempts-00000.jsonl.zst"] {
+        fs::write(&path, text.replacen("trajectories-00000.jsonl.zst", name, 1)).unwrap();
+        let refused = Sealed::read(dir.path()).unwrap_err().to_string();
+        assert!(refused.contains(name) && refused.contains("sealed.json"), "{refused}");
+    }
 }
 
 /// Seals with a disk that breaks at every possible point: the old dataset or the new one is there as a whole, and repeating ends well.
@@ -295,7 +320,7 @@ fn a_seal_that_breaks_anywhere_leaves_a_whole_dataset_and_is_finished_by_repeati
     assert!(broke > 20 && went.len() == 2, "{broke} broke, {went:?}: the faults do not reach over the whole of a seal");
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
@@ -517,6 +542,6 @@ fn damage_in_a_sealed_dataset_is_told_with_its_place() {
     let index = data.join(file.index());
     let text = fs::read_to_string(&index).unwrap();
     fs::write(&index, text.lines().skip(1).map(|line| format!("{line}\n")).collect::<String>()).unwrap();
-    let error = seek::find(dir.path(), &report.sealed, &attempt("nobody@0.1")).unwrap_err().to_string();
+    let error = seek::attempts(dir.path(), &report.sealed, &episode("nobody@0")).unwrap_err().to_string();
     assert!(error.contains("checksum") && error.contains(&file.index()), "{error}");
 }

@@ -15,6 +15,7 @@ use crate::store::{
     files::{self, AppendFile, Disk},
     json_line,
     sealed::{SealedFile, index_of},
+    shard::prefix_sha256,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -161,10 +162,12 @@ impl Log {
     }
 }
 
-/// A shard and its index are there, in their length.
+/// A shard is there in its length, and its index as it was written.
 pub fn is_whole(dir: &Path, file: &SealedFile) -> bool {
-    let length = |name: &str| fs::metadata(dir.join(name)).map(|meta| meta.len());
-    length(&file.file).is_ok_and(|bytes| bytes == file.bytes) && length(&file.index()).is_ok()
+    let index = dir.join(file.index());
+    let length = |path: &Path| fs::metadata(path).map(|meta| meta.len());
+    let digest = || prefix_sha256(&index, length(&index).ok()?).ok();
+    length(&dir.join(&file.file)).is_ok_and(|bytes| bytes == file.bytes) && digest().as_ref() == Some(&file.index_sha256)
 }
 
 /// The shard that is being written.

@@ -51,8 +51,10 @@ pub enum SealError {
     Setting(String),
     #[error("{id} in {} was counted for {found}, the rest for {wanted}: give --recount to count all for {wanted}", path.display())]
     Counted { path: PathBuf, id: AttemptId, found: String, wanted: String },
-    #[error("{count} trajectories are in more than one input, such as {}: say with --on-duplicate whether the first or the last is taken, or samples are renumbered", shown.join(", "))]
+    #[error("{count} episodes are in more than one input, such as {}: say with --on-duplicate whether the first or the last is taken, or samples are renumbered", shown.join(", "))]
     Duplicates { count: u64, shown: Vec<String> },
+    #[error("{0} cannot be renumbered, since samples end at {max}: take the first or the last with --on-duplicate", max = u32::MAX)]
+    Samples(AttemptId),
 }
 
 /// Bytes of records, of those that have to be written.

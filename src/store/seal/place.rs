@@ -24,14 +24,18 @@ fn old_of(dir: &Path) -> PathBuf {
     dir.join("data.old")
 }
 
-/// Refuses to work where `data` or what stands beside it holds files that sweroll did not write. Puts back what a crash left
-/// between two renames.
+/// Refuses to work where `data` or what stands beside it holds files that sweroll did not write, or is a link: the exchange would
+/// take the link for the directory. Puts back what a crash left between two renames.
 ///
 /// # Errors
 /// Names the first such file.
 pub fn prepare(dir: &Path) -> Result<(), StoreError> {
     let (data, old) = (Sealed::data(dir), old_of(dir));
     for path in [&data, &new_of(dir), &old] {
+        if path.is_symlink() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            return Err(StoreError::Foreign { path: dir.to_owned(), name: format!("a link {name}") });
+        }
         if let Some(name) = names(path)?.into_iter().find(|name| !is_ours(name)) {
             return Err(StoreError::Foreign { path: path.clone(), name });
         }

@@ -102,7 +102,7 @@ fn frames(check: &Check<'_>, version: u32, shards: &[Shard<'_>], findings: &mut 
 }
 
 fn checksum(dir: &Path, shard: &Shard<'_>) -> Option<Note> {
-    let what = match shard::prefix_digest(&dir.join(&shard.name), shard.file.bytes).map(|digest| format!("{:x}", digest.finalize())) {
+    let what = match shard::prefix_sha256(&dir.join(&shard.name), shard.file.bytes) {
         Ok(digest) if digest == shard.file.sha256 => return None,
         Ok(_) => "it has another SHA-256 than sealed.json says".to_owned(),
         Err(e) => e.to_string(),

@@ -4,10 +4,7 @@ use super::{
     findings::{Note, Place},
     seekable::{self, Seek},
 };
-use crate::store::{
-    Stream,
-    sealed::{IndexLine, SealedFile},
-};
+use crate::store::sealed::{IndexLine, SealedFile};
 use sha2::{Digest, Sha256};
 use std::{
     collections::HashMap,
@@ -18,7 +15,7 @@ use std::{
     path::Path,
 };
 
-pub(super) const AGAIN: &str = "seal or merge once more, or restore data/ from a copy";
+pub(super) const AGAIN: &str = "make it anew by `sweroll seal --force` or `sweroll merge`, or restore data/ from a copy";
 
 /// A longer line is no line of an index.
 const MAX_LINE_BYTES: u64 = 64 << 10;
@@ -47,10 +44,6 @@ impl<'s> Shard<'s> {
     pub fn open(dir: &Path, file: &'s SealedFile) -> (Option<Self>, Vec<Named>) {
         let (name, index) = (format!("data/{}", file.file), format!("data/{}", file.index()));
         let mut notes = Vec::new();
-        if Stream::parse(&file.file).is_none_or(|(stream, _)| stream != file.stream) {
-            let what = format!("sealed.json names {:?} as a file of {}", file.file, file.stream.as_str());
-            return (None, vec![("data/sealed.json".into(), Note::problem(Place::File, what, AGAIN))]);
-        }
         let opened = File::open(dir.join(&name)).and_then(|data| Ok((data.metadata()?.len(), data)));
         let (bytes, data) = match opened {
             Ok(opened) => opened,
