@@ -207,7 +207,7 @@ fn steps(args: &Args, run: &Path, other: &Path, dir: &Path) -> Vec<Step> {
         step("tokens", Some("compress"), with(sweroll(&["tokens"]), &[run]), None),
         step("tokens --check", Some("compress"), with(sweroll(&["tokens", "--check"]), &[run]), None),
         step("export openai", Some("compress openai"), export("openai", &[]), Some(to("openai"))),
-        step("compress openai", None, floor(to("openai"), &["--level", "9"]), None),
+        step("compress openai", None, floor(to("openai"), &seal_like), None),
         step("export trl parquet", Some("compress openai"), export("trl", &["--container", "parquet"]), Some(to("trl"))),
         Step { raw: tenth, ..step("seal the other", None, with(sweroll(&["seal", "--quiet"]), &[other]), Some(other.join("data"))) },
         Step {
