@@ -53,7 +53,7 @@ impl From<VocabError> for Flaw {
 /// Who makes the tokens.
 enum Engine {
     /// Our own code for byte-level BPE: linear (times log) in any text.
-    Own(Parts),
+    Own(Box<Parts>),
     #[cfg(feature = "hf-tokenizers")]
     Library(Box<Library>),
 }
@@ -76,7 +76,7 @@ impl Tokenizer {
     pub fn qwen3() -> Arc<Tokenizer> {
         static QWEN3: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| {
             let parts = qwen3_parts(Vocab::qwen3());
-            Arc::new(Tokenizer::new("qwen3".into(), digest_of(&parts), Engine::Own(parts)))
+            Arc::new(Tokenizer::new("qwen3".into(), digest_of(&parts), Engine::Own(Box::new(parts))))
         });
         Arc::clone(&QWEN3)
     }
@@ -102,7 +102,7 @@ impl Tokenizer {
         let is_json = data.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
         let engine = match if is_json { hf::parse(&data) } else { tiktoken::parse(&data, &mut name) } {
             Err(Flaw::Unsupported(what)) if is_json => other(&data, &what),
-            parts => parts.map(Engine::Own),
+            parts => parts.map(|parts| Engine::Own(Box::new(parts))),
         };
         match engine {
             Ok(engine) => Ok(Arc::new(Tokenizer::new(name, hex(Sha256::new_with_prefix(&data)), engine))),
