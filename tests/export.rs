@@ -628,6 +628,9 @@ fn the_command_exports_a_run() {
     again(&["--to", "yaml"], 2, "there are openai, flat");
     again(&["--dedup=7"], 2, "from 0.1 to 1");
     again(&["--buckets", "10,5"], 2, "ascending");
+    again(&["--best", "tokens"], 2, "nothing to choose from");
+    again(&["--exclude-repos"], 2, "--exclude <FILE>");
+    again(&["--overwrite", "--to", "flat", "--reasoning", "keep"], 0, "flat has no key for reasoning");
     again(&["--overwrite", "--where", "turns > 900"], 1, "none is left to be written: superseded 1, --where 2");
     again(&["--overwrite", "--dedup", "--best", "first"], 0, "left out: --dedup");
     again(&["--overwrite", "--threads", "100000", "--max-record-bytes", "18446744073709551615"], 0, "written");

@@ -75,7 +75,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", value_delimiter = ',', env = "SWEROLL_EXCLUDE", help_heading = "Selection")]
     pub exclude: Vec<PathBuf>,
     /// An instance on such a list stands for its whole repository
-    #[arg(long, env = "SWEROLL_EXCLUDE_REPOS", help_heading = "Selection")]
+    #[arg(long, requires = "exclude", env = "SWEROLL_EXCLUDE_REPOS", help_heading = "Selection")]
     pub exclude_repos: bool,
     /// Only the first so many of what is left
     #[arg(long, value_name = "N", env = "SWEROLL_EXPORT_LIMIT", help_heading = "Selection")]
@@ -206,6 +206,12 @@ fn failed(error: ExportError) -> CliError {
 fn options(args: Args) -> Result<Options, CliError> {
     if !args.buckets.is_sorted_by(|a, b| a < b) {
         return Err(CliError::usage("--buckets: write the upper ends ascending, such as 8192,16384,32768"));
+    }
+    if args.best != Best::default() && args.per_instance.is_none() && args.dedup.is_none() {
+        return Err(CliError::usage("--best has nothing to choose from: add --per-instance K or --dedup"));
+    }
+    if args.reasoning == Some(Reasoning::Keep) && args.to.reasoning_default() != Reasoning::Keep {
+        eprintln!("sweroll: {} has no key for reasoning, which is left out: --reasoning inline makes it text", args.to);
     }
     let mut exclude = Exclusions::default();
     for list in &args.exclude {

@@ -1,4 +1,4 @@
-//! What the first reading remembers of a record: all that the selection needs, in a few hundred bytes.
+//! What the first reading remembers of a record: all that the selection needs, in some hundred bytes.
 
 use super::{
     dedup::{self, Said, Sketch},

@@ -310,7 +310,9 @@ impl Writing<'_> {
                                     _ if name.is_empty() => shards.push(stream, &row, tally)?,
                                     _ if files.append(stream, &name, instance, &row, tally)? => {}
                                     _ => {
-                                        let why = format!("{name} has a row of its instance, and holds one: export the runs apart");
+                                        let why = format!(
+                                            "{name} has a row of its instance already, and its reader takes one: export the runs apart"
+                                        );
                                         written.leave_out(UnfitReport { id, why });
                                         continue;
                                     }
