@@ -3,6 +3,7 @@
 mod common;
 
 use common::{expect, stderr, stdout, sweroll};
+use std::collections::BTreeMap;
 
 const COMMANDS: [&str; 11] = ["run", "rerun", "tokens", "seal", "merge", "summary", "verify", "export", "show", "endpoint", "demo"];
 
@@ -21,6 +22,7 @@ fn help_is_as_reviewed() {
 /// Each option of a run that is a setting has an environment variable, named in its help; each command has an example.
 #[test]
 fn help_has_examples_and_names_the_environment() {
+    let mut named: BTreeMap<String, String> = BTreeMap::new();
     for command in COMMANDS {
         let text = help(command);
         assert!(text.contains("Example:"), "{command}");
@@ -36,6 +38,13 @@ fn help_has_examples_and_names_the_environment() {
         }
         for option in options.iter().filter(|o| !["--help", "--version"].iter().any(|free| o.contains(free))) {
             assert!(option.contains("[env: SWEROLL_"), "{command}: {option}");
+            // A variable is of one kind in all commands, so that one environment serves them all.
+            let text = option.replace("[env: ", "[env:");
+            let value = text.split_whitespace().find(|word| word.starts_with('<')).filter(|value| option.find(*value) < Some(40));
+            let variable = text.split("[env:").nth(1).unwrap().split('=').next().unwrap().to_owned();
+            let of = value.unwrap_or_default().to_owned();
+            let first = named.entry(variable.clone()).or_insert_with(|| of.clone());
+            assert_eq!(*first, of, "{command}: {variable}");
         }
     }
 }

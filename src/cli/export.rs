@@ -44,7 +44,7 @@ pub struct Args {
     #[arg(long, value_name = "KIND", value_parser = container, env = "SWEROLL_CONTAINER", help_heading = "Output")]
     pub container: Option<Container>,
     /// The assistant's reasoning: keep it in its key, inline it as <think> in the content, or drop it; else as the form needs it
-    #[arg(long, value_name = "HOW", value_parser = reasoning, env = "SWEROLL_REASONING", help_heading = "Output")]
+    #[arg(long, value_name = "HOW", value_parser = reasoning, env = "SWEROLL_EXPORT_REASONING", help_heading = "Output")]
     pub reasoning: Option<Reasoning>,
     /// Set anew which messages are trained on: all or last, and mask-errors, mask-malformed behind commas; else as the records say
     #[arg(long, value_name = "POLICY", env = "SWEROLL_EXPORT_LOSS", help_heading = "Output")]

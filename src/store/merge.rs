@@ -196,8 +196,11 @@ fn join(parts: Vec<Part>, on_duplicate: OnDuplicate) -> Result<(Part, Merged), S
                 }
                 Entry::Occupied(mut earlier) => {
                     duplicates.insert(episode);
-                    let is_better =
-                        if on_duplicate == OnDuplicate::Last { counts >= earlier.get().counts } else { counts > earlier.get().counts };
+                    let is_better = match (earlier.get().counts, counts) {
+                        (false, true) => true,
+                        (true, false) => false,
+                        _ => on_duplicate == OnDuplicate::Last,
+                    };
                     if is_better {
                         earlier.insert(Taken { from, counts });
                     }

@@ -7,6 +7,7 @@ pub mod feed;
 mod generation;
 mod hf;
 pub mod jinja;
+mod lately;
 pub mod loss;
 pub mod mask;
 mod pyjson;

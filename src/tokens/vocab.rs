@@ -1,5 +1,6 @@
 //! A byte-level BPE vocabulary: bytes to ids, and the merging of one piece of text into tokens.
 
+use super::lately;
 use std::{cmp::Reverse, collections::BinaryHeap, collections::HashMap, io::Read};
 
 /// Qwen3's 151,643 tokens in order of rank, which is their id: their lengths, one byte each, then their bytes, as one zstd frame.
@@ -38,6 +39,8 @@ pub struct Vocab {
     twos: Vec<u32>,
     longest: usize,
     merges: Merges,
+    /// No other vocabulary of this process has it.
+    serial: u32,
 }
 
 enum Merges {
@@ -88,8 +91,16 @@ impl Vocab {
             ends.push(bytes.len() as u32);
         }
         let slots = (ends.len() * 2).next_power_of_two().max(512);
-        let mut vocab =
-            Vocab { bytes, ends, table: vec![0; slots], byte_ids: [0; 256], twos: vec![0; 1 << 16], longest: 0, merges: Merges::Ranks };
+        let mut vocab = Vocab {
+            bytes,
+            ends,
+            table: vec![0; slots],
+            byte_ids: [0; 256],
+            twos: vec![0; 1 << 16],
+            longest: 0,
+            merges: Merges::Ranks,
+            serial: lately::serial(),
+        };
         for id in 0..vocab.ends.len() as u32 {
             vocab.insert(id)?;
         }
@@ -210,6 +221,14 @@ impl Vocab {
 
     /// The tokens of one piece, in order.
     pub fn encode(&self, piece: &[u8], push: &mut impl FnMut(u32)) {
+        match piece {
+            [byte] => push(self.byte_ids[usize::from(*byte)]),
+            _ if piece.len() > lately::PIECE_BYTES => self.encode_anew(piece, push),
+            _ => lately::encode(self.serial, hash(piece), piece, push, |push| self.encode_anew(piece, push)),
+        }
+    }
+
+    fn encode_anew(&self, piece: &[u8], push: &mut (impl FnMut(u32) + ?Sized)) {
         match (self.id(piece), &self.merges) {
             (Some(id), Merges::Ranks) => push(id),
             (Some(id), Merges::Pairs { whole, .. }) if whole[id as usize] => push(id),
@@ -217,7 +236,7 @@ impl Vocab {
         }
     }
 
-    fn merge(&self, piece: &[u8], push: &mut impl FnMut(u32)) {
+    fn merge(&self, piece: &[u8], push: &mut (impl FnMut(u32) + ?Sized)) {
         match piece.len() {
             0 => {}
             1..=SCAN_PARTS => self.merge_by_scan(piece, push),
@@ -237,7 +256,7 @@ impl Vocab {
         }
     }
 
-    fn merge_by_scan(&self, piece: &[u8], push: &mut impl FnMut(u32)) {
+    fn merge_by_scan(&self, piece: &[u8], push: &mut (impl FnMut(u32) + ?Sized)) {
         const NONE: Candidate = (u32::MAX, 0);
         #[derive(Clone, Copy)]
         struct Part {
@@ -283,7 +302,7 @@ impl Vocab {
     }
 
     /// The same merges in n log n: a heap of candidates over a doubly linked list, stale candidates dropped when met.
-    fn merge_by_heap(&self, piece: &[u8], push: &mut impl FnMut(u32)) {
+    fn merge_by_heap(&self, piece: &[u8], push: &mut (impl FnMut(u32) + ?Sized)) {
         const START: u32 = u32::MAX;
         #[derive(Clone, Copy)]
         struct Part {

@@ -235,7 +235,7 @@ fn edit(path: PathBuf, from: &str, to: &str) {
 #[test]
 fn each_damage_is_named_with_its_file_and_its_mend() {
     use Severity::{Problem, Warning};
-    let harms: [Harm; 21] = [
+    let harms: [Harm; 22] = [
         (
             "a line of the journal",
             |r| edit(r.join("journal.jsonl"), "{\"started\"", "{\"startled\""),
@@ -287,6 +287,7 @@ fn each_damage_is_named_with_its_file_and_its_mend() {
             "nothing in it is committed",
         ),
         ("no run.toml that can be read", |r| fs::write(r.join("run.toml"), "format = 1\n").unwrap(), Problem, "run.toml", "its keys"),
+        ("a run.toml that was cut off", |r| fs::write(r.join("run.toml"), "").unwrap(), Problem, "run.toml", "has no format"),
         ("a spool in disorder", |r| fs::write(r.join("spool/a@0.4"), "x\ny\n").unwrap(), Problem, "spool/a@0.4", "no entry"),
         (
             "no index",

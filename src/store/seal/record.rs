@@ -143,20 +143,16 @@ impl<'a> Packer<'a> {
             record
         } else {
             let mut trajectory = Trajectory::parse(&record).map_err(|e| unfit(&e))?;
+            drop(record);
             trajectory.sample = of.id.episode.sample;
             trajectory.trajectory_id = of.id.clone();
-            let before = (as_it_lies && count).then(|| trajectory.clone());
             if let Some(count_anew) = self.counting.count.filter(|_| count) {
                 count_anew(&mut trajectory);
             }
             tokens = (trajectory.num_tokens, trajectory.num_loss_tokens);
-            if before.as_ref() == Some(&trajectory) {
-                record
-            } else {
-                let record = json_line(&trajectory);
-                digest = Sha256::digest(&record).into();
-                record
-            }
+            let record = json_line(&trajectory);
+            digest = Sha256::digest(&record).into();
+            record
         };
         let line = IndexLine {
             id: of.id.clone(),

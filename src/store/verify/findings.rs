@@ -142,11 +142,14 @@ impl Findings {
     /// What keeps a part from being looked at.
     pub fn error(&mut self, dir: &Path, error: &StoreError) {
         let path = match error {
-            StoreError::Io { path, .. } | StoreError::Damaged { path, .. } | StoreError::NotARun { path, .. } => path.as_path(),
+            StoreError::Io { path, .. } | StoreError::Damaged { path, .. } => path.as_path(),
             _ => dir,
         };
         let file = path.strip_prefix(dir).unwrap_or(path).display().to_string();
         let note = match error {
+            StoreError::NotARun { why, .. } => {
+                return self.add("run.toml", Note::problem(Place::File, why, "restore the file from a copy"));
+            }
             StoreError::Damaged { place, problem, .. } => {
                 Note::problem(Place::File, format!("{place}: {problem}"), "restore the file from a copy")
             }
