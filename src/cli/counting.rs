@@ -1,9 +1,9 @@
 //! For what the records of a sealed dataset are counted: options, the counter that they make, and what is said of it.
 
-use super::CliError;
+use super::{CliError, options};
 use crate::{
     domain::{Message, Role, ToolCall, Trajectory, trajectory::Meta},
-    store::CountedBy,
+    store::{CountedBy, Layout, RunDir, RunInfo, Sealed},
     tokens::{ChatTemplate, Counter, LossPolicy, Settings, Target, Tokenizer, mask::Template, template},
 };
 use clap::Args;
@@ -54,6 +54,25 @@ pub fn counter(target: Target, tokenizer: Option<&Path>, chat_template: Option<&
     let Some(path) = chat_template else { return Ok(Counter::new(target, tokenizer)) };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     Ok(Counter::of_file(ChatTemplate::load(path, now).map_err(CliError::usage)?, tokenizer))
+}
+
+/// For what a run counts its records.
+pub fn settings_of(run: &Path) -> Result<Settings, CliError> {
+    let info = RunInfo::read(&Layout::new(run)).map_err(CliError::usage)?;
+    Ok(options::operate(&info.settings, &options::Operation::default())?.tokens)
+}
+
+/// For what the first of the paths that is a run or a sealed dataset is counted, where that is a built-in target.
+pub fn target_of(paths: &[PathBuf]) -> Result<Target, CliError> {
+    for path in paths {
+        if RunDir::exists(path) {
+            return Ok(settings_of(path)?.target);
+        }
+        if let Some(sealed) = Sealed::read(path).map_err(CliError::usage)? {
+            return Ok(sealed.counts.target.parse().unwrap_or_default());
+        }
+    }
+    Ok(Target::default())
 }
 
 /// What cannot be counted keeps its place in the dataset, without a count.

@@ -49,6 +49,9 @@ pub struct Args {
     /// Set anew which messages are trained on: all or last, and mask-errors, mask-malformed behind commas; else as the records say
     #[arg(long, value_name = "POLICY", env = "SWEROLL_EXPORT_LOSS", help_heading = "Output")]
     pub loss: Option<LossPolicy>,
+    /// No progress on stderr
+    #[arg(long, short, env = "SWEROLL_QUIET", help_heading = "Output")]
+    pub quiet: bool,
     #[arg(long, value_enum, default_value = "table", env = "SWEROLL_FORMAT", help_heading = "Output")]
     format: Format,
 
@@ -185,8 +188,9 @@ fn similarity(text: &str) -> Result<f64, String> {
 pub fn run(args: Args) -> Outcome {
     let format = args.format;
     let paths = args.paths.clone();
+    let mut progress = telling(args.quiet);
     let options = options(args)?;
-    let report = export::export(&sources(&paths)?, &options, &mut telling()).map_err(failed)?;
+    let report = export::export(&sources(&paths)?, &options, &mut progress).map_err(failed)?;
     warn(&report, options.form);
     match format {
         Format::Json => print(&render::json(&report)),
@@ -275,10 +279,10 @@ fn options(args: Args) -> Result<Options, CliError> {
 }
 
 /// Says on stderr how far the export is, where it takes long.
-fn telling() -> impl FnMut(Progress) {
+fn telling(quiet: bool) -> impl FnMut(Progress) {
     let mut last = Instant::now();
     move |Progress { pass, records, total }| {
-        if last.elapsed() >= BETWEEN_LINES {
+        if !quiet && last.elapsed() >= BETWEEN_LINES {
             last = Instant::now();
             match pass {
                 1 => eprintln!("sweroll: {} records looked at", render::grouped(records)),

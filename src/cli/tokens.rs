@@ -1,6 +1,11 @@
 //! `sweroll tokens`: shards counted as their trainer will, and what records say of their tokens proven.
 
-use super::{CliError, Exit, Format, Outcome, counting::counter, print, render, sources::sources};
+use super::{
+    CliError, Exit, Format, Outcome,
+    counting::{counter, target_of},
+    print, render,
+    sources::sources,
+};
 use crate::tokens::{
     Counter, FeedSettings, LossPolicy, Target,
     check::{self, CheckReport},
@@ -25,9 +30,10 @@ pub struct Args {
     /// Directories of runs, sealed datasets, or shards (.jsonl.zst, .jsonl.gz, .jsonl)
     #[arg(required = true, value_name = "DIR|SHARD")]
     pub paths: Vec<PathBuf>,
-    /// Chat template to render with: qwen3-instruct-2507, or qwen3 (hybrid, with reasoning)
-    #[arg(long, value_name = "NAME", default_value_t = Target::default(), env = "SWEROLL_TARGET", help_heading = "Counting")]
-    pub target: Target,
+    /// Chat template to render with: qwen3-instruct-2507, or qwen3 (hybrid, with reasoning) [default: that of the first run or
+    /// dataset, else qwen3-instruct-2507]
+    #[arg(long, value_name = "NAME", env = "SWEROLL_TARGET", help_heading = "Counting")]
+    pub target: Option<Target>,
     /// Count with this tokenizer.json or tiktoken file instead of the target's own; where it differs from that, figures are estimates
     #[arg(long, value_name = "FILE", env = "SWEROLL_TOKENIZER", help_heading = "Counting")]
     pub tokenizer: Option<PathBuf>,
@@ -66,7 +72,8 @@ pub fn run(args: &Args) -> Outcome {
         };
         return Ok(if report.wrong == 0 { Exit::Done } else { Exit::Failed });
     }
-    let counter = counter(args.target, args.tokenizer.as_deref(), args.chat_template.as_deref())?;
+    let target = args.target.map_or_else(|| target_of(&args.paths), Ok)?;
+    let counter = counter(target, args.tokenizer.as_deref(), args.chat_template.as_deref())?;
     let settings = ScanSettings { feed, loss: args.loss, contexts: args.context.clone() };
     let report = scan::scan(&sources(&args.paths)?, &counter, &settings).map_err(CliError::failed)?;
     match args.format {
