@@ -30,7 +30,7 @@ struct Args {
     /// Of records, before compression, in the run; merge joins a tenth of it
     #[arg(long, default_value_t = 10.0)]
     gigabytes: f64,
-    /// Where to work; a fifth of the gigabytes must be free, and a half for some exports
+    /// Where to work; half as many gigabytes must be free
     #[arg(long, default_value = "target/bulk")]
     dir: PathBuf,
     #[arg(long, default_value_t = 1)]
@@ -97,11 +97,13 @@ struct Step {
     command: Command,
     /// Removed before, weighed after.
     out: Option<PathBuf>,
+    /// Bytes of the records that go in, before compression.
+    raw: u64,
 }
 
 fn table(args: &Args) {
     let dir = args.dir.as_path();
-    let (run, other) = (dir.join("run"), dir.join("tenth"));
+    let (run, other) = (dir.join("bulk-run"), dir.join("bulk-tenth"));
     fs::create_dir_all(dir).expect("a directory");
     for (run, gigabytes, seed) in [(&run, args.gigabytes, args.seed), (&other, args.gigabytes / 10.0, args.seed + 1)] {
         if !run.join("manifest.json").exists() {
@@ -113,7 +115,7 @@ fn table(args: &Args) {
         }
     }
     let raw = raw_bytes(&run);
-    let mut done: Vec<(Step, Cost, Option<u64>)> = Vec::new();
+    let mut done: Vec<Done> = Vec::new();
     let load = load();
     let mut coming = VecDeque::from(steps(args, &run, &other, dir));
     while let Some(mut step) = coming.pop_front() {
@@ -137,31 +139,43 @@ fn table(args: &Args) {
         }
         done.extend(best.map(|cost| (step, cost, weight)));
     }
+    if !args.keep {
+        [&run, &other, &dir.join("openai")].iter().for_each(|made| drop(fs::remove_dir_all(made)));
+        let _ = fs::remove_dir(dir);
+    }
     println!(
         "{} threads, {:.2} GB of records before compression, load {load} before and {} after\n",
         args.threads,
         raw as f64 / 1e9,
         self::load()
     );
-    println!("| step | wall s | MB/s raw | CPU s | peak MB | out MB | wall / floor | CPU / floor |");
-    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
-    for (step, cost, weight) in &done {
-        let floor = step.floor.and_then(|floor| done.iter().find(|(step, ..)| step.name == floor)).map(|(_, cost, _)| *cost);
-        let ratio = |of: fn(&Cost) -> f64| floor.map_or(String::new(), |floor| format!("{:.2}", of(cost) / of(&floor)));
+    show(&done);
+}
+
+/// A step, what it cost, and the bytes that came out.
+type Done = (Step, Cost, Option<u64>);
+
+fn show(done: &[Done]) {
+    println!("| step | wall s | MB/s | CPU s | MB/s a core | peak MB | out MB | wall / floor | CPU / floor |");
+    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    for (step, cost, weight) in done {
+        let floor = step.floor.and_then(|floor| done.iter().find(|(step, ..)| step.name == floor));
+        let per_byte = |step: &Step, value: f64| value / step.raw as f64;
+        let ratio = |of: fn(&Cost) -> f64| {
+            floor.map_or(String::new(), |(floor, least, _)| format!("{:.2}", per_byte(step, of(cost)) / per_byte(floor, of(least))))
+        };
         println!(
-            "| {} | {:.1} | {:.0} | {:.1} | {:.0} | {} | {} | {} |",
+            "| {} | {:.1} | {:.0} | {:.1} | {:.0} | {:.0} | {} | {} | {} |",
             step.name,
             cost.wall,
-            raw as f64 / 1e6 / cost.wall,
+            step.raw as f64 / 1e6 / cost.wall,
             cost.cpu,
+            step.raw as f64 / 1e6 / cost.cpu,
             cost.peak as f64 / 1e6,
             weight.map_or(String::new(), |bytes| format!("{}", bytes / 1_000_000)),
             ratio(|c| c.wall),
             ratio(|c| c.cpu)
         );
-    }
-    if !args.keep {
-        let _ = fs::remove_dir_all(dir);
     }
 }
 
@@ -183,7 +197,8 @@ fn steps(args: &Args, run: &Path, other: &Path, dir: &Path) -> Vec<Step> {
     let seal_like = ["--level", "9", "--window", "27"];
     let to = |name: &str| dir.join(name);
     let export = |form: &str, more: &[&str]| with(sweroll(&[&["export", "--to", form], more, &["--out"]].concat()), &[&to(form), run]);
-    let step = |name, floor, command, out| Step { name, floor, command, out };
+    let (raw, tenth) = (raw_bytes(run), raw_bytes(other));
+    let step = |name, floor, command, out| Step { name, floor, command, out, raw };
     vec![
         step("seal", Some("compress"), with(sweroll(&["seal", "--quiet"]), &[run]), Some(run.join("data"))),
         step("compress", None, floor(run.join("data"), &seal_like), None),
@@ -192,10 +207,18 @@ fn steps(args: &Args, run: &Path, other: &Path, dir: &Path) -> Vec<Step> {
         step("tokens", Some("compress"), with(sweroll(&["tokens"]), &[run]), None),
         step("tokens --check", Some("compress"), with(sweroll(&["tokens", "--check"]), &[run]), None),
         step("export openai", Some("compress openai"), export("openai", &[]), Some(to("openai"))),
-        step("compress openai", None, floor(to("openai"), &["--level", "9"]), None),
+        step("compress openai", None, floor(to("openai"), &seal_like), None),
         step("export trl parquet", Some("compress openai"), export("trl", &["--container", "parquet"]), Some(to("trl"))),
-        step("seal the other", None, with(sweroll(&["seal", "--quiet"]), &[other]), Some(other.join("data"))),
-        step("merge", Some("compress"), with(sweroll(&["merge", "--quiet", "--out"]), &[&to("merged"), run, other]), Some(to("merged"))),
+        Step { raw: tenth, ..step("seal the other", None, with(sweroll(&["seal", "--quiet"]), &[other]), Some(other.join("data"))) },
+        Step {
+            raw: raw + tenth,
+            ..step(
+                "merge",
+                Some("compress"),
+                with(sweroll(&["merge", "--quiet", "--out"]), &[&to("merged"), run, other]),
+                Some(to("merged")),
+            )
+        },
     ]
 }
 
