@@ -54,6 +54,7 @@ fn its_run_is_sealed_and_can_be_merged() {
     expect(sweroll().arg("merge").arg(&merged).args(["--target", "qwen3", "--out"]).arg(&other), 2);
     let recounted = json(sweroll().arg("merge").arg(&merged).args(["--target", "qwen3", "--recount", "--out"]).arg(&other));
     assert_eq!((&recounted["sealed"]["target"], rows(&recounted)), (&"qwen3".into(), vec![8, 2]));
+    assert_eq!(json(sweroll().arg("tokens").arg(&other))["target"], "qwen3", "the dataset's own");
     // What all inputs were counted for is kept.
     let kept = json(sweroll().arg("merge").arg(&other).arg("--out").arg(folder.path().join("kept")));
     assert_eq!(kept["sealed"], recounted["sealed"]);

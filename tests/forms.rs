@@ -307,7 +307,12 @@ fn what_a_form_cannot_hold_is_said() {
     }
     let mut torn = example();
     torn.tools = "[{".to_owned();
-    assert!(default_row(Format::Flat, &torn).unwrap_err().contains("tools"));
+    let mut empty = example();
+    empty.messages.clear();
+    for format in TEXT.into_iter().chain([Format::OpenAi, Format::Trl]) {
+        assert!(default_row(format, &torn).unwrap_err().contains("tools"), "{format}");
+        assert!(default_row(format, &empty).unwrap_err().contains("at least one message"), "{format}");
+    }
 }
 
 #[test]
@@ -385,6 +390,11 @@ fn companions_name_every_file_and_column() {
         card.contains("'data.train_files=[DIR/data/train-0.x,DIR/data/train-1.x]' \\\n  'data.val_files=[DIR/data/val-0.x]'"),
         "{card}"
     );
+    let card = |format: Format, files| String::from_utf8(format.companions(files).remove(0).1).unwrap();
+    assert!(card(Format::NemoRl, &files[..]).contains("data_path: DIR/data/train-*.x\n"));
+    assert!(card(Format::NemoRl, &files[1..]).contains("data_path: DIR/data/val-0.x\n"));
+    assert!(card(Format::Slime, &files[..]).contains("# 1 more files are not read"));
+    assert!(!card(Format::Slime, &files[1..]).contains("not read"));
     let companions = Format::LlamaFactory.companions(&files);
     let info: Value = serde_json::from_slice(&companions[1].1).unwrap();
     assert_eq!(companions[1].0, "dataset_info.json");

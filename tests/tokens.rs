@@ -326,6 +326,7 @@ fn merges_go_by_their_list() {
     assert_ne!(tokenizer.digest(), ignoring.digest());
 }
 
+#[cfg(not(feature = "hf-tokenizers"))]
 #[test]
 fn a_tokenizer_that_is_not_supported_says_why() {
     let refused = |path: &'static [&'static str], value: serde_json::Value| {

@@ -219,6 +219,9 @@ fn the_first_twenty_are_named_and_the_command_fails() {
 
     fs::write(file.path(), format!("{good}\n")).unwrap();
     assert_eq!(sweroll(&["--check"]).0, Some(0));
+    // The record says under what it is proven.
+    assert_eq!(sweroll(&["--check", "--loss", "last"]).0, Some(2));
+    assert_eq!(sweroll(&["--check", "--target", "qwen3"]).0, Some(2));
     let (code, text) = sweroll(&["--format", "json", "--loss", "last", "--context", "100,40960"]);
     let json: Value = serde_json::from_str(&text).unwrap();
     let total = &json["total"];

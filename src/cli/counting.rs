@@ -1,16 +1,16 @@
 //! For what the records of a sealed dataset are counted: options, the counter that they make, and what is said of it.
 
-use super::CliError;
+use super::{CliError, options};
 use crate::{
     domain::{Message, Role, ToolCall, Trajectory, trajectory::Meta},
-    store::CountedBy,
+    store::{CountedBy, Layout, RunDir, RunInfo, Sealed},
     tokens::{ChatTemplate, Counter, LossPolicy, Settings, Target, Tokenizer, mask::Template, template},
 };
 use clap::Args;
 use sha2::{Digest, Sha256};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -40,19 +40,39 @@ impl Counts {
 
     pub fn counter(&self, base: Settings) -> Result<Counter, CliError> {
         let settings = Settings { target: self.target.unwrap_or(base.target), loss: self.loss.unwrap_or(base.loss) };
-        let tokenizer = match &self.tokenizer {
-            Some(path) => Tokenizer::load(path).map_err(CliError::usage)?,
-            None => settings.target.tokenizer(),
-        };
-        let counter = match &self.chat_template {
-            Some(path) => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-                Counter::of_file(ChatTemplate::load(path, now).map_err(CliError::usage)?, tokenizer)
-            }
-            None => Counter::new(settings.target, tokenizer),
-        };
+        let counter = counter(settings.target, self.tokenizer.as_deref(), self.chat_template.as_deref())?;
         Ok(Counter { loss: settings.loss, ..counter })
     }
+}
+
+/// Counts for the target, or for what the files say in its place.
+pub fn counter(target: Target, tokenizer: Option<&Path>, chat_template: Option<&Path>) -> Result<Counter, CliError> {
+    let tokenizer = match tokenizer {
+        Some(path) => Tokenizer::load(path).map_err(CliError::usage)?,
+        None => target.tokenizer(),
+    };
+    let Some(path) = chat_template else { return Ok(Counter::new(target, tokenizer)) };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    Ok(Counter::of_file(ChatTemplate::load(path, now).map_err(CliError::usage)?, tokenizer))
+}
+
+/// For what a run counts its records.
+pub fn settings_of(run: &Path) -> Result<Settings, CliError> {
+    let info = RunInfo::read(&Layout::new(run)).map_err(CliError::usage)?;
+    Ok(options::operate(&info.settings, &options::Operation::default())?.tokens)
+}
+
+/// For what the first of the paths that is a run or a sealed dataset is counted, where that is a built-in target.
+pub fn target_of(paths: &[PathBuf]) -> Result<Target, CliError> {
+    for path in paths {
+        if RunDir::exists(path) {
+            return Ok(settings_of(path)?.target);
+        }
+        if let Some(sealed) = Sealed::read(path).map_err(CliError::usage)? {
+            return Ok(sealed.counts.target.parse().unwrap_or_default());
+        }
+    }
+    Ok(Target::default())
 }
 
 /// What cannot be counted keeps its place in the dataset, without a count.

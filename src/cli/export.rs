@@ -49,6 +49,9 @@ pub struct Args {
     /// Set anew which messages are trained on: all or last, and mask-errors, mask-malformed behind commas; else as the records say
     #[arg(long, value_name = "POLICY", env = "SWEROLL_EXPORT_LOSS", help_heading = "Output")]
     pub loss: Option<LossPolicy>,
+    /// No progress on stderr
+    #[arg(long, short, env = "SWEROLL_QUIET", help_heading = "Output")]
+    pub quiet: bool,
     #[arg(long, value_enum, default_value = "table", env = "SWEROLL_FORMAT", help_heading = "Output")]
     format: Format,
 
@@ -75,7 +78,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", value_delimiter = ',', env = "SWEROLL_EXCLUDE", help_heading = "Selection")]
     pub exclude: Vec<PathBuf>,
     /// An instance on such a list stands for its whole repository
-    #[arg(long, env = "SWEROLL_EXCLUDE_REPOS", help_heading = "Selection")]
+    #[arg(long, requires = "exclude", env = "SWEROLL_EXCLUDE_REPOS", help_heading = "Selection")]
     pub exclude_repos: bool,
     /// Only the first so many of what is left
     #[arg(long, value_name = "N", env = "SWEROLL_EXPORT_LIMIT", help_heading = "Selection")]
@@ -185,8 +188,9 @@ fn similarity(text: &str) -> Result<f64, String> {
 pub fn run(args: Args) -> Outcome {
     let format = args.format;
     let paths = args.paths.clone();
+    let mut progress = telling(args.quiet);
     let options = options(args)?;
-    let report = export::export(&sources(&paths)?, &options, &mut telling()).map_err(failed)?;
+    let report = export::export(&sources(&paths)?, &options, &mut progress).map_err(failed)?;
     warn(&report, options.form);
     match format {
         Format::Json => print(&render::json(&report)),
@@ -206,6 +210,12 @@ fn failed(error: ExportError) -> CliError {
 fn options(args: Args) -> Result<Options, CliError> {
     if !args.buckets.is_sorted_by(|a, b| a < b) {
         return Err(CliError::usage("--buckets: write the upper ends ascending, such as 8192,16384,32768"));
+    }
+    if args.best != Best::default() && args.per_instance.is_none() && args.dedup.is_none() {
+        return Err(CliError::usage("--best has nothing to choose from: add --per-instance K or --dedup"));
+    }
+    if args.reasoning == Some(Reasoning::Keep) && args.to.reasoning_default() != Reasoning::Keep {
+        eprintln!("sweroll: {} has no key for reasoning, which is left out: --reasoning inline makes it text", args.to);
     }
     let mut exclude = Exclusions::default();
     for list in &args.exclude {
@@ -269,10 +279,10 @@ fn options(args: Args) -> Result<Options, CliError> {
 }
 
 /// Says on stderr how far the export is, where it takes long.
-fn telling() -> impl FnMut(Progress) {
+fn telling(quiet: bool) -> impl FnMut(Progress) {
     let mut last = Instant::now();
     move |Progress { pass, records, total }| {
-        if last.elapsed() >= BETWEEN_LINES {
+        if !quiet && last.elapsed() >= BETWEEN_LINES {
             last = Instant::now();
             match pass {
                 1 => eprintln!("sweroll: {} records looked at", render::grouped(records)),

@@ -2,14 +2,13 @@
 
 use super::{
     CliError, Format, Outcome,
-    counting::{Counts, counted_by, fill},
-    options,
+    counting::{Counts, counted_by, fill, settings_of},
     seal::{Meter, Sizes, refused, show, tell},
 };
 use crate::{
     domain::Trajectory,
     store::{
-        CountedBy, Counting, Disk, Layout, RunDir, RunInfo,
+        CountedBy, Counting, Disk, RunDir,
         merge::{self, OnDuplicate},
         seal::Settings,
     },
@@ -72,7 +71,9 @@ impl From<Duplicates> for OnDuplicate {
 }
 
 pub fn run(args: &Args) -> Outcome {
-    let counter = args.counts.counter(of_runs(&args.inputs)?)?;
+    // A run that counts otherwise than the first is refused record by record.
+    let base = args.inputs.iter().find(|input| RunDir::exists(input)).map_or(Ok(tokens::Settings::default()), |run| settings_of(run))?;
+    let counter = args.counts.counter(base)?;
     let ours = counted_by(&counter);
     let count = |trajectory: &mut Trajectory| fill(&counter, trajectory);
     let by = if args.recount { ours.clone() } else { agreed(args, &ours)? };
@@ -94,13 +95,6 @@ pub fn run(args: &Args) -> Outcome {
         eprintln!("sweroll: {} records have a new sample number (--on-duplicate renumber)", merged.renumbered);
     }
     show(&args.out, &report, args.format, Some((merged.dropped, merged.renumbered)))
-}
-
-/// For what the first of the runs counts; a run that counts otherwise is refused record by record.
-fn of_runs(inputs: &[PathBuf]) -> Result<tokens::Settings, CliError> {
-    let Some(run) = inputs.iter().find(|input| RunDir::exists(input)) else { return Ok(tokens::Settings::default()) };
-    let info = RunInfo::read(&Layout::new(run)).map_err(CliError::usage)?;
-    Ok(options::operate(&info.settings, &options::Operation::default())?.tokens)
 }
 
 /// What all inputs were counted for. A run is counted for what is asked for, or refused record by record.

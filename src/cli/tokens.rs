@@ -1,17 +1,19 @@
 //! `sweroll tokens`: shards counted as their trainer will, and what records say of their tokens proven.
 
-use super::{CliError, Exit, Format, Outcome, print, render, sources::sources};
+use super::{
+    CliError, Exit, Format, Outcome,
+    counting::{counter, target_of},
+    print, render,
+    sources::sources,
+};
 use crate::tokens::{
-    ChatTemplate, Counter, FeedSettings, LossPolicy, Target, Tokenizer,
+    Counter, FeedSettings, LossPolicy, Target,
     check::{self, CheckReport},
     report::{Over, Report, ShardTokens},
     scan::{self, ScanSettings},
 };
 use clap::Args as ClapArgs;
-use std::{
-    path::PathBuf,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::path::PathBuf;
 
 const AFTER: &str = "Example:
   sweroll tokens runs/first
@@ -28,9 +30,10 @@ pub struct Args {
     /// Directories of runs, sealed datasets, or shards (.jsonl.zst, .jsonl.gz, .jsonl)
     #[arg(required = true, value_name = "DIR|SHARD")]
     pub paths: Vec<PathBuf>,
-    /// Chat template to render with: qwen3-instruct-2507, or qwen3 (hybrid, with reasoning)
-    #[arg(long, value_name = "NAME", default_value_t = Target::default(), env = "SWEROLL_TARGET", help_heading = "Counting")]
-    pub target: Target,
+    /// Chat template to render with: qwen3-instruct-2507, or qwen3 (hybrid, with reasoning) [default: that of the first run or
+    /// dataset, else qwen3-instruct-2507]
+    #[arg(long, value_name = "NAME", env = "SWEROLL_TARGET", help_heading = "Counting")]
+    pub target: Option<Target>,
     /// Count with this tokenizer.json or tiktoken file instead of the target's own; where it differs from that, figures are estimates
     #[arg(long, value_name = "FILE", env = "SWEROLL_TOKENIZER", help_heading = "Counting")]
     pub tokenizer: Option<PathBuf>,
@@ -47,7 +50,7 @@ pub struct Args {
     /// that the record itself names; exit code 1 where they are not
     #[arg(
         long,
-        conflicts_with_all = ["tokenizer", "chat_template", "context"],
+        conflicts_with_all = ["target", "tokenizer", "chat_template", "loss", "context"],
         env = "SWEROLL_CHECK",
         help_heading = "Counting"
     )]
@@ -69,22 +72,14 @@ pub fn run(args: &Args) -> Outcome {
         };
         return Ok(if report.wrong == 0 { Exit::Done } else { Exit::Failed });
     }
+    let target = args.target.map_or_else(|| target_of(&args.paths), Ok)?;
+    let counter = counter(target, args.tokenizer.as_deref(), args.chat_template.as_deref())?;
     let settings = ScanSettings { feed, loss: args.loss, contexts: args.context.clone() };
-    let report = scan::scan(&sources(&args.paths)?, &counter(args)?, &settings).map_err(CliError::failed)?;
+    let report = scan::scan(&sources(&args.paths)?, &counter, &settings).map_err(CliError::failed)?;
     match args.format {
         Format::Json => print(&render::json(&report)),
         Format::Table => print(&table(&report)),
     }
-}
-
-fn counter(args: &Args) -> Result<Counter, CliError> {
-    let tokenizer = match &args.tokenizer {
-        Some(path) => Tokenizer::load(path).map_err(CliError::usage)?,
-        None => args.target.tokenizer(),
-    };
-    let Some(path) = &args.chat_template else { return Ok(Counter::new(args.target, tokenizer)) };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    Ok(Counter::of_file(ChatTemplate::load(path, now).map_err(CliError::usage)?, tokenizer))
 }
 
 /// Counts the trajectories that the paths stand for.

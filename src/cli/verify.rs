@@ -28,6 +28,9 @@ pub struct Args {
     /// Problems and warnings that are named for each directory, problems first; the others are counted
     #[arg(long, value_name = "N", default_value_t = Options::default().max_findings, env = "SWEROLL_MAX_PROBLEMS", help_heading = "Output")]
     pub max_problems: usize,
+    /// No progress on stderr
+    #[arg(long, short, env = "SWEROLL_QUIET", help_heading = "Output")]
+    pub quiet: bool,
     #[arg(long, value_enum, default_value = "table", env = "SWEROLL_FORMAT", help_heading = "Output")]
     format: Format,
     /// Threads that read; 0: one a core
@@ -56,7 +59,7 @@ pub fn run(args: &Args) -> Outcome {
     let options = Options { threads, max_findings, max_record_bytes, max_frame_bytes };
     let mut dirs = Vec::new();
     for dir in &args.dirs {
-        dirs.push(while_telling(|progress| verify::verify(dir, &options, progress)).map_err(CliError::usage)?);
+        dirs.push(while_telling(args.quiet, |progress| verify::verify(dir, &options, progress)).map_err(CliError::usage)?);
     }
     let of = |figure: fn(&Report) -> u64| dirs.iter().map(figure).sum();
     let (problems, warnings) = (of(|report| report.problems), of(|report| report.warnings));
@@ -69,13 +72,13 @@ pub fn run(args: &Args) -> Outcome {
 }
 
 /// Says on stderr how far the work is, where it takes long.
-fn while_telling<T>(work: impl FnOnce(&Progress) -> T) -> T {
+fn while_telling<T>(quiet: bool, work: impl FnOnce(&Progress) -> T) -> T {
     let progress = Progress::default();
     let (done, wait) = channel::<()>();
     let told = &progress;
     thread::scope(|scope| {
         scope.spawn(move || {
-            while wait.recv_timeout(BETWEEN_LINES) == Err(RecvTimeoutError::Timeout) {
+            while !quiet && wait.recv_timeout(BETWEEN_LINES) == Err(RecvTimeoutError::Timeout) {
                 let (done, total) = told.bytes();
                 eprintln!("sweroll: {} of {} MB read", render::grouped(done / 1_000_000), render::grouped(total / 1_000_000));
             }

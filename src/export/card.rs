@@ -42,7 +42,8 @@ fn usage(format: Format, files: &Files) -> String {
     let of = |split: &str| files.iter().find(|(name, _)| name == split);
     let Some((split, paths)) = of("train").or(files.first()) else { return String::new() };
     let val = files.iter().find(|(name, _)| name != split);
-    let train = paths.first().map_or("", String::as_str);
+    let first = paths.first().map_or("", String::as_str);
+    let more = paths.len().saturating_sub(1);
     let block = |language: &str, text: String| format!("```{language}\n{text}\n```\n");
     match format {
         Format::OpenAi => block(
@@ -107,17 +108,35 @@ fn usage(format: Format, files: &Files) -> String {
             format!(
                 "policy:\n  model_name: {MODEL}\n  tokenizer:\n    name: {MODEL}\n    chat_template: default\n  \
                  max_total_sequence_length: 32768\ndata:\n  add_bos: false\n  add_eos: true\n  add_generation_prompt: true\n  train:\n    \
-                 dataset_name: openai_format\n    data_path: DIR/{train}\n    chat_key: messages\n    tool_key: null"
+                 dataset_name: openai_format\n    data_path: DIR/{}\n    chat_key: messages\n    tool_key: null",
+                if more > 0 { pattern(split, first) } else { first.to_owned() }
             ),
         ),
         Format::Slime => block(
             "sh",
-            format!(
-                "python3 train_async.py --hf-checkpoint {MODEL} --prompt-data DIR/{train} --input-key messages \\\n  \
+            unread(more)
+                + &format!(
+                    "python3 train_async.py --hf-checkpoint {MODEL} --prompt-data DIR/{first} --input-key messages \\\n  \
                  --rollout-function-path slime.rollout.sft_rollout.generate_rollout --loss-mask-type qwen3 \\\n  \
                  --loss-type sft_loss --calculate-per-token-loss --disable-compute-advantages-and-returns --debug-train-only"
-            ),
+                ),
         ),
         Format::SweAgentTraj | Format::Atif | Format::SweBenchPreds => String::new(),
+    }
+}
+
+/// Of all files of a split that has more than one.
+fn pattern(split: &str, first: &str) -> String {
+    let begin = format!("{split}-");
+    let parts = first.split_once(&begin).and_then(|(dir, rest)| Some((dir, rest.split_once('.')?.1)));
+    parts.map_or_else(|| first.to_owned(), |(dir, extension)| format!("{dir}{begin}*.{extension}"))
+}
+
+/// For a trainer that reads one file.
+fn unread(more: usize) -> String {
+    if more == 0 {
+        String::new()
+    } else {
+        format!("# {more} more files are not read: export without --buckets, with larger --shard-bytes\n")
     }
 }

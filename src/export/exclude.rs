@@ -17,7 +17,7 @@ pub struct Exclusions {
 /// A list that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ExcludeError {
-    #[error("cannot read the list {path}: {source}")]
+    #[error("cannot read the list {path}: {source}; give a file of lines, JSON Lines, or one JSON array")]
     Read { path: String, source: std::io::Error },
     #[error("{place} of the list {path} is no entry: {why}; write an instance id, owner/name, or a JSON row with instance_id or repo")]
     Entry { path: String, place: String, why: String },
@@ -50,6 +50,8 @@ impl Exclusions {
     /// Where a row names nothing.
     pub fn add(&mut self, text: &str, path: &str, whole_repos: bool) -> Result<(), ExcludeError> {
         let wrong = |place: String, why: &dyn ToString| ExcludeError::Entry { path: path.to_owned(), place, why: why.to_string() };
+        // Windows writes a mark of the encoding first.
+        let text = text.trim_start_matches('\u{feff}');
         if text.trim_start().starts_with('[') {
             let rows: Vec<Row> = serde_json::from_str(text).map_err(|e| wrong(format!("line {}", e.line()), &e))?;
             for (at, row) in rows.into_iter().enumerate() {
@@ -95,9 +97,7 @@ impl Exclusions {
     }
 
     fn repo(&mut self, repo: &str) {
-        let name = repo.trim().trim_end_matches('/');
-        let name = name.split_once("github.com/").map_or(name, |(_, name)| name);
-        let name = name.strip_suffix(".git").unwrap_or(name);
+        let name = repo_name(repo);
         let key = name.to_lowercase();
         if !key.is_empty() && !self.repos.contains_key(&key) {
             self.repos.insert(key, self.entries.len() as u32);
@@ -117,8 +117,15 @@ impl Exclusions {
         if self.entries.is_empty() {
             return [None; 2];
         }
-        [self.instances.get(&instance.to_lowercase()).copied(), self.repos.get(&repo.to_lowercase()).copied()]
+        [self.instances.get(&instance.to_lowercase()).copied(), self.repos.get(&repo_name(repo).to_lowercase()).copied()]
     }
+}
+
+/// `owner/name`, also of an address on github.com.
+fn repo_name(repo: &str) -> &str {
+    let name = repo.trim().trim_end_matches('/');
+    let name = name.split_once("github.com/").map_or(name, |(_, name)| name);
+    name.strip_suffix(".git").unwrap_or(name)
 }
 
 /// `owner/name` of `owner__name-123`, as SWE-bench writes its ids.
@@ -140,7 +147,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_list_is_read() {
-        let lines = "# held out\n\nDjango__django-11099\npallets/flask\nhttps://github.com/psf/requests.git\n";
+        let lines = "\u{feff}# held out\n\nDjango__django-11099\npallets/flask\nhttps://github.com/psf/requests.git\n";
         let rows = r#"{"instance_id":"django__django-11099","x":null}
 {"repo":"pallets/flask"}
 {"repo":"psf/requests"}"#;
@@ -151,6 +158,7 @@ mod tests {
             assert_eq!(list.matches("DJANGO__django-11099", "django/django"), [Some(0), None]);
             assert_eq!(list.matches("other", "Pallets/FLASK"), [None, Some(1)]);
             assert_eq!(list.matches("other", "psf/requests"), [None, Some(2)]);
+            assert_eq!(list.matches("other", "https://github.com/psf/requests/"), [None, Some(2)]);
             assert_eq!(list.matches("django__django-1109", "django/django"), [None, None]);
         }
     }

@@ -1,8 +1,9 @@
-//! What the first reading remembers of a record: all that the selection needs, in a few hundred bytes.
+//! What the first reading remembers of a record: all that the selection needs, in some hundred bytes.
 
 use super::{
     dedup::{self, Said, Sketch},
     expr::WhereError,
+    hash::hash,
     select::Rules,
 };
 use crate::{
@@ -16,11 +17,7 @@ use crate::{
 use minijinja::Value;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::{
-    borrow::Cow,
-    cell::OnceCell,
-    hash::{DefaultHasher, Hash, Hasher},
-};
+use std::{borrow::Cow, cell::OnceCell};
 
 /// A record in the light of the rules.
 #[derive(Debug, Clone)]
@@ -150,7 +147,8 @@ impl<'l> Row<'l> {
     /// # Errors
     /// Where the parts that the rules need cannot be read, or the condition fails on the record.
     pub fn seen(&self, rules: &Rules, counter: &Counter) -> Result<Seen, SeenError> {
-        self.trajectory_id.parse::<AttemptId>().map_err(|e| SeenError::Id(e.to_string()))?;
+        // As it is written elsewhere: `a@00.1` is `a@0.1`.
+        let id = self.trajectory_id.parse::<AttemptId>().map_err(|e| SeenError::Id(e.to_string()))?.to_string();
         let needed = rules.tokens_needed().then(|| self.tokens(counter)).transpose()?;
         let (tokens, loss_tokens) = needed.unwrap_or((self.num_tokens, self.num_loss_tokens));
         let holds = rules.filter.as_ref().map_or(Ok(true), |filter| {
@@ -169,9 +167,9 @@ impl<'l> Row<'l> {
             instance: 0,
             sample: self.sample,
             attempt: self.attempt,
-            id: hash(&self.trajectory_id),
-            identity: hash(&(self.trajectory_id.as_ref(), self.usage.get())),
-            chance: rules.chance(&self.trajectory_id),
+            id: hash([&id]),
+            identity: hash([&id, self.usage.get()]),
+            chance: rules.chance(&id),
             turns: self.num_turns,
             tokens,
             resolved: self.resolved,
@@ -191,13 +189,6 @@ impl<'l> Row<'l> {
         let counts = counter.count(&messages, &self.tools);
         Ok(counts.map_or((-1, -1), |counts| (counts.total as i64, counts.loss as i64)))
     }
-}
-
-/// A hash of 64 bits, the same for the same value.
-pub(super) fn hash(value: &(impl Hash + ?Sized)) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
 }
 
 /// A record to be asked for its values.

@@ -9,6 +9,7 @@ pub mod exclude;
 pub mod expr;
 mod facts;
 mod flat;
+mod hash;
 mod llama_factory;
 mod ms_swift;
 mod nemo_rl;
@@ -169,10 +170,11 @@ impl Format {
         }
     }
 
-    /// What the record trains on is what its trainer trains on. Where not, the trainer takes every turn of the assistant.
+    /// What the record trains on is what its trainer trains on, or nobody trains. Where not, the trainer takes every turn of the
+    /// assistant.
     #[must_use]
     pub fn carries_loss(self) -> bool {
-        !matches!(self, Format::Trl | Format::SweAgentTraj | Format::Atif | Format::SweBenchPreds)
+        !matches!(self, Format::Trl | Format::SweAgentTraj | Format::Atif)
     }
 
     /// Columns of the row for Parquet. None: the form is not for tables.

@@ -2,7 +2,7 @@
 
 use super::{
     Reasoning, Unfit,
-    row::{About, Masked, put},
+    row::{About, Masked, put, tools},
     shape::{Column, Kind},
 };
 use crate::domain::Trajectory;
@@ -18,7 +18,7 @@ struct Row<'t> {
 
 pub(super) fn write(trajectory: &Trajectory, reasoning: Reasoning, out: &mut Vec<u8>) -> Result<(), Unfit> {
     let messages = trajectory.messages.iter().map(|message| Masked::of(message, reasoning)).collect();
-    put(&Row { messages, tools: &trajectory.tools, about: About::of(trajectory, reasoning) }, out)
+    put(&Row { messages, tools: tools(trajectory)?, about: About::of(trajectory, reasoning) }, out)
 }
 
 pub(super) fn columns() -> Vec<Column> {

@@ -4,8 +4,11 @@ use super::{
     Reasoning, Unfit,
     shape::{Column, Kind},
 };
-use crate::domain::{AttemptId, ExitReason, InstanceId, Message, Role, ToolCall, Trajectory};
-use serde::Serialize;
+use crate::{
+    domain::{AttemptId, ExitReason, InstanceId, Message, Role, ToolCall, Trajectory},
+    tokens::TemplateError,
+};
+use serde::{Serialize, de::IgnoredAny};
 use std::borrow::Cow;
 
 /// Appends the row to `out`.
@@ -29,10 +32,8 @@ pub(super) struct About<'t> {
 }
 
 impl<'t> About<'t> {
-    /// Token counts are -1 where inlined reasoning makes the text another than the one that was counted.
     pub(super) fn of(trajectory: &'t Trajectory, reasoning: Reasoning) -> Self {
-        let recount = reasoning == Reasoning::Inline && trajectory.messages.iter().any(|message| !message.reasoning_content.is_empty());
-        let counted = |tokens| if recount { -1 } else { tokens };
+        let (num_tokens, num_loss_tokens) = counts(trajectory, reasoning);
         About {
             trajectory_id: &trajectory.trajectory_id,
             instance_id: &trajectory.instance_id,
@@ -42,8 +43,8 @@ impl<'t> About<'t> {
             reward: trajectory.reward,
             exit_reason: trajectory.exit_reason,
             num_turns: trajectory.num_turns,
-            num_tokens: counted(trajectory.num_tokens),
-            num_loss_tokens: counted(trajectory.num_loss_tokens),
+            num_tokens,
+            num_loss_tokens,
         }
     }
 
@@ -60,6 +61,27 @@ impl<'t> About<'t> {
         ];
         own.into_iter().chain(text).chain(rest).collect()
     }
+}
+
+/// Tokens, and those that are trained on; -1 where inlined reasoning makes the text another than the one that was counted.
+pub(super) fn counts(trajectory: &Trajectory, reasoning: Reasoning) -> (i64, i64) {
+    let is_another = reasoning == Reasoning::Inline && trajectory.messages.iter().any(|message| !message.reasoning_content.is_empty());
+    if is_another { (-1, -1) } else { (trajectory.num_tokens, trajectory.num_loss_tokens) }
+}
+
+/// The schemas of a row with native calls, for trainers that parse them.
+///
+/// # Errors
+/// Where no template could render the row: there is no message, or the schemas are no JSON array.
+pub(super) fn tools(trajectory: &Trajectory) -> Result<&str, Unfit> {
+    if trajectory.messages.is_empty() {
+        return Err(Unfit(TemplateError::NoMessages.to_string()));
+    }
+    if trajectory.tools.is_empty() {
+        return Ok("[]");
+    }
+    serde_json::from_str::<Vec<IgnoredAny>>(&trajectory.tools).map_err(|e| Unfit(format!("its tools are no JSON array: {e}")))?;
+    Ok(&trajectory.tools)
 }
 
 /// Content and reasoning of a message as the row has them.

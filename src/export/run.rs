@@ -2,15 +2,19 @@
 
 use super::{
     Container, Format, Reasoning,
-    facts::{Facts, Row, Seen, hash},
+    facts::{Facts, Row, Seen},
+    hash::hash,
     report::{EXPORT_FORMAT, FileReport, Report, SourceReport, SplitReport, Tally, UnfitReport},
+    row,
     select::{Dropped, Rules, Why},
     split::Splits,
     write::{self, Building, Encoding, Files, Settings, Shards, Stream},
 };
 use crate::{
     domain::{Role, Trajectory},
-    tokens::{CountError, Counter, FeedError, FeedSettings, LossPolicy, Settings as TokenSettings, Source, Target, feed, feed::Batch},
+    tokens::{
+        CountError, Counter, FeedError, FeedSettings, LossPolicy, Settings as TokenSettings, Source, Target, feed, feed::Batch, loss,
+    },
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -68,6 +72,8 @@ pub enum ExportError {
     TooManyStreams { splits: usize, buckets: usize },
     #[error("record {record} of {} is another than when it was read first: leave the files alone while they are exported", .path.display())]
     Changed { path: PathBuf, record: u64 },
+    #[error("{records} records of the sources were not there when they were read again: give files, not pipes, and leave them alone")]
+    Gone { records: u64 },
 }
 
 fn reasons(dropped: &Dropped) -> String {
@@ -129,6 +135,10 @@ pub fn export(sources: &[Source], options: &Options, progress: &mut dyn FnMut(Pr
     }
     let mut sum = Tally::default();
     written.tallies.iter().for_each(|tally| sum += *tally);
+    let chosen = fates.iter().filter(|fate| fate.is_none()).count() as u64;
+    if sum.rows + written.unfit < chosen {
+        return Err(ExportError::Gone { records: chosen - sum.rows - written.unfit });
+    }
     if sum.rows == 0 {
         return Err(ExportError::NothingLeft { read: total, dropped });
     }
@@ -232,6 +242,7 @@ struct Place {
 
 /// A row, ready to be written.
 struct Rendered {
+    id: String,
     stream: usize,
     row: Vec<u8>,
     /// Of the file, where the form names it; else empty.
@@ -249,6 +260,15 @@ struct Written {
     instances: HashSet<u32>,
     unfit: u64,
     named: Vec<UnfitReport>,
+}
+
+impl Written {
+    fn leave_out(&mut self, unfit: UnfitReport) {
+        self.unfit += 1;
+        if self.named.len() < NAMED {
+            self.named.push(unfit);
+        }
+    }
 }
 
 /// The second reading.
@@ -272,10 +292,7 @@ impl Writing<'_> {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<FileReport>, ExportError> {
         let options = self.options;
-        let threads = match options.feed.threads {
-            0 => thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        };
+        let threads = options.feed.thread_count();
         let mut count = 0;
         thread::scope(|scope| {
             let mut files = Files::new(building.path(), self.streams);
@@ -287,21 +304,23 @@ impl Writing<'_> {
                 |(source, read, rows): Batched| {
                     for (record, outcome) in rows {
                         match outcome {
-                            Outcome::Row(Rendered { stream, row, name, sha256, tally, instance }) => {
-                                written.tallies[stream / self.buckets] += tally;
-                                written.instances.insert(instance);
+                            Outcome::Row(Rendered { id, stream, row, name, sha256, tally, instance }) => {
                                 match options.container {
                                     Container::Files => files.push(stream, &name, &row, sha256, tally)?,
-                                    _ if !name.is_empty() => files.append(stream, &name, &row, tally)?,
-                                    _ => shards.push(stream, &row, tally)?,
+                                    _ if name.is_empty() => shards.push(stream, &row, tally)?,
+                                    _ if files.append(stream, &name, instance, &row, tally)? => {}
+                                    _ => {
+                                        let why = format!(
+                                            "{name} has a row of its instance already, and its reader takes one: export the runs apart"
+                                        );
+                                        written.leave_out(UnfitReport { id, why });
+                                        continue;
+                                    }
                                 }
+                                written.tallies[stream / self.buckets] += tally;
+                                written.instances.insert(instance);
                             }
-                            Outcome::Unfit(unfit) => {
-                                written.unfit += 1;
-                                if written.named.len() < NAMED {
-                                    written.named.push(unfit);
-                                }
-                            }
+                            Outcome::Unfit(unfit) => written.leave_out(unfit),
                             Outcome::Changed => return Err(ExportError::Changed { path: self.sources[source].path.clone(), record }),
                         }
                     }
@@ -342,7 +361,7 @@ enum Outcome {
 fn render(line: &[u8], place: Place, options: &Options) -> Result<Outcome, String> {
     let mut trajectory = Trajectory::parse(line).map_err(|e| e.to_string())?;
     let id = trajectory.trajectory_id.to_string();
-    if hash(id.as_str()) != place.id {
+    if hash([&id]) != place.id {
         return Ok(Outcome::Changed);
     }
     let unfit = |why: String| Ok(Outcome::Unfit(UnfitReport { id: id.clone(), why }));
@@ -361,6 +380,7 @@ fn render(line: &[u8], place: Place, options: &Options) -> Result<Outcome, Strin
         return unfit(why.to_string());
     }
     row.push(b'\n');
+    let (tokens, loss_tokens) = row::counts(&trajectory, options.reasoning);
     let masked = trajectory.messages.iter().any(|message| message.role == Role::Assistant && !message.loss);
     let is_file = options.container == Container::Files;
     let names_files = is_file || (options.container, options.form.container()) == (Container::PlainLines, Container::PlainLines);
@@ -368,16 +388,22 @@ fn render(line: &[u8], place: Place, options: &Options) -> Result<Outcome, Strin
         stream: place.stream.into(),
         name: if names_files { options.form.file_name(&trajectory) } else { String::new() },
         sha256: if is_file { write::sha256(&row) } else { String::new() },
-        tally: Tally::new(trajectory.resolved, trajectory.num_tokens, trajectory.num_loss_tokens, masked, row.len()),
+        tally: Tally::new(trajectory.resolved, tokens, loss_tokens, masked, row.len()),
         instance: place.instance,
         row,
+        id,
     }))
 }
 
-/// Masks by the policy and counts under the target that the record was counted under, where that is a built-in one.
+/// Masks by the policy and counts under the target that the record was counted under. Where that is a template of a file, what is
+/// trained on is not known any more.
 fn mask(policy: LossPolicy, trajectory: &mut Trajectory) -> Result<(), CountError> {
     let counted = trajectory.meta().ok().and_then(|meta| meta.counted);
-    let target = counted.and_then(|counted| counted.target.parse::<Target>().ok()).unwrap_or_default();
+    let Ok(target) = counted.map_or(Ok(Target::default()), |counted| counted.target.parse()) else {
+        loss::apply(policy, trajectory)?;
+        trajectory.num_loss_tokens = -1;
+        return Ok(());
+    };
     Counter::from(TokenSettings { target, loss: policy }).fill(trajectory)
 }
 

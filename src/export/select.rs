@@ -163,7 +163,7 @@ impl Rules {
     /// Number of the bucket of that length.
     #[must_use]
     pub fn bucket(&self, tokens: i64) -> usize {
-        self.buckets.partition_point(|end| tokens > *end as i64)
+        self.buckets.partition_point(|end| u64::try_from(tokens).is_ok_and(|tokens| tokens > *end))
     }
 
     /// Names of the buckets; one without a name where there are none.

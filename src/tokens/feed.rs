@@ -16,7 +16,7 @@ use std::{
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FeedSettings {
-    /// Threads that work; 0: one per core.
+    /// Threads that work, at most [`MAX_THREADS`]; 0: one per core.
     pub threads: usize,
     /// A longer record is an error, bytes.
     pub max_record_bytes: usize,
@@ -24,12 +24,18 @@ pub struct FeedSettings {
     pub batch_bytes: usize,
 }
 
+/// Threads at most, whatever is asked for.
+pub const MAX_THREADS: usize = 256;
+
 impl FeedSettings {
-    fn threads(&self) -> usize {
-        match self.threads {
+    /// How many threads there are to be.
+    #[must_use]
+    pub fn thread_count(&self) -> usize {
+        let threads = match self.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
-        }
+        };
+        threads.min(MAX_THREADS)
     }
 }
 
@@ -146,7 +152,7 @@ pub fn feed<T: Send, E: From<FeedError>>(
     work: impl Fn(&Batch<'_>) -> Result<T, FeedError> + Sync,
     mut sink: impl FnMut(T) -> Result<(), E>,
 ) -> Result<(), E> {
-    let threads = settings.threads();
+    let threads = settings.thread_count();
     let line =
         Line { reader: Mutex::new(Reader { sources, index: 0, shard: None, taken: 0 }), done: Mutex::default(), moved: Condvar::new() };
     let (line, work) = (&line, &work);
@@ -331,7 +337,7 @@ impl Shard {
         let (first, mut lines) = (self.records + 1, Vec::with_capacity(settings.batch_bytes));
         while lines.len() < settings.batch_bytes {
             let before = lines.len();
-            let limit = settings.max_record_bytes as u64 + 1;
+            let limit = (settings.max_record_bytes as u64).saturating_add(1);
             let read = (&mut self.reader).take(limit).read_until(b'\n', &mut lines);
             let length = read.map_err(|source| FeedError::Damaged {
                 path: self.path.clone(),

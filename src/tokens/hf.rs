@@ -2,8 +2,9 @@
 
 use super::{
     added::{Added, AddedToken},
+    parts::{Normalization, Parts},
     split::Splitter,
-    tokenizer::{Flaw, Normalization, Parts},
+    tokenizer::Flaw,
     vocab::Vocab,
 };
 use serde::Deserialize;

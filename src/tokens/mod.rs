@@ -8,8 +8,11 @@ mod generation;
 mod hf;
 pub mod jinja;
 mod lately;
+#[cfg(feature = "hf-tokenizers")]
+mod library;
 pub mod loss;
 pub mod mask;
+mod parts;
 mod pyjson;
 mod pymethods;
 mod pyvalue;

@@ -3,7 +3,10 @@
 use super::{ByRole, Counts};
 use crate::domain::{Resolved, Role};
 use serde::{Serialize, Serializer, ser::SerializeMap};
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    ops::Bound::{Excluded, Unbounded},
+};
 
 /// Version of [`Report`] as JSON.
 pub const REPORT_VERSION: u32 = 1;
@@ -146,7 +149,7 @@ impl Histogram {
     }
 
     fn over(&self, number: u64) -> f64 {
-        mean(self.times.range(number + 1..).map(|(_, times)| times).sum(), self.count)
+        mean(self.times.range((Excluded(number), Unbounded)).map(|(_, times)| times).sum(), self.count)
     }
 }
 
@@ -275,6 +278,9 @@ mod tests {
         let over = tally([32 << 10, (32 << 10) + 1, 65_537, 200_000]).over;
         assert_eq!(serde_json::to_string(&over).unwrap(), r#"{"32k":0.75,"40000":0.5,"64k":0.5,"128k":0.25}"#);
         assert_eq!(tally([]).over.0.iter().map(|(_, share)| *share).sum::<f64>(), 0.0);
+        let mut one = Histogram::default();
+        one.add(7, 1);
+        assert_eq!((one.over(6), one.over(u64::MAX)), (1.0, 0.0));
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use super::{
     added::{Added, AddedToken},
+    parts::{Normalization, Parts, qwen3_parts},
     split::Splitter,
-    tokenizer::{Flaw, Normalization, Parts, qwen3_parts},
+    tokenizer::Flaw,
     vocab::Vocab,
 };
 

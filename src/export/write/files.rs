@@ -27,6 +27,8 @@ struct Appended {
     file: Hashed,
     split: String,
     tally: Tally,
+    /// Those that have their row.
+    instances: HashSet<u32>,
 }
 
 /// Files that are appended to at once, at most.
@@ -51,11 +53,11 @@ impl Files {
         Ok(())
     }
 
-    /// Appends a row to the file of that name.
+    /// Appends a row to the file of that name, unless one of the same instance is in it: whether it did.
     ///
     /// # Errors
     /// Where it cannot be written, or there are too many files.
-    pub fn append(&mut self, stream: usize, name: &str, row: &[u8], tally: Tally) -> Result<(), ExportError> {
+    pub fn append(&mut self, stream: usize, name: &str, instance: u32, row: &[u8], tally: Tally) -> Result<bool, ExportError> {
         let name = self.place(stream, name);
         if !self.open.contains_key(&name) {
             let path = self.path(&name)?;
@@ -65,13 +67,15 @@ impl Files {
             }
             let file = Hashed::create(&path).map_err(io_error("create", &path))?;
             let split = self.streams[stream].split.clone();
-            self.open.insert(name.clone(), Appended { file, split, tally: Tally::default() });
+            self.open.insert(name.clone(), Appended { file, split, tally: Tally::default(), instances: HashSet::new() });
         }
-        if let Some(Appended { file, tally: sum, .. }) = self.open.get_mut(&name) {
-            file.write_all(row).map_err(io_error("write", &self.dir.join(&name)))?;
-            *sum += tally;
+        let Some(Appended { file, tally: sum, instances, .. }) = self.open.get_mut(&name) else { return Ok(false) };
+        if !instances.insert(instance) {
+            return Ok(false);
         }
-        Ok(())
+        file.write_all(row).map_err(io_error("write", &self.dir.join(&name)))?;
+        *sum += tally;
+        Ok(true)
     }
 
     /// Path within the export.
@@ -103,7 +107,7 @@ impl Files {
     /// # Errors
     /// Where one cannot be written.
     pub fn finish(mut self) -> Result<Vec<FileReport>, ExportError> {
-        for (name, Appended { file, split, tally }) in std::mem::take(&mut self.open) {
+        for (name, Appended { file, split, tally, .. }) in std::mem::take(&mut self.open) {
             let (bytes, sha256) = file.finish().map_err(io_error("write", &self.dir.join(&name)))?;
             self.done.push(report(name, &split, tally, bytes, sha256));
         }

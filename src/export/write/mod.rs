@@ -196,8 +196,10 @@ type Tag = (usize, u32, Tally);
 pub struct Shards<'t> {
     files: Directory<'t>,
     pool: Pool<Tag, Result<Block, String>>,
-    settings: Settings,
+    shard_bytes: u64,
     block_bytes: usize,
+    /// Of a block, at most.
+    block_rows: u64,
 }
 
 struct Directory<'t> {
@@ -239,14 +241,19 @@ impl<'t> Shards<'t> {
             open: None,
             done: Vec::new(),
         };
-        let wanted = if encoding.0.extension() == "parquet" { settings.group_bytes } else { settings.frame_bytes };
+        let (wanted, block_rows) = match encoding.0 {
+            Target::Zstd(_) | Target::Plain => (settings.frame_bytes, u64::MAX),
+            #[cfg(feature = "parquet")]
+            Target::Table(_) => (settings.group_bytes, settings.group_rows as u64),
+        };
         let pool = Pool::start(scope, threads, UNDER_WAY_BYTES, || encoding.0.encoder());
         let outputs = streams.iter().map(output).collect();
         Shards {
             files: Directory { dir: dir.to_owned(), target: encoding, outputs },
             pool,
-            settings: settings.clone(),
+            shard_bytes: settings.shard_bytes,
             block_bytes: wanted.min(PENDING_BYTES / streams.len().max(1)),
+            block_rows,
         }
     }
 
@@ -256,8 +263,8 @@ impl<'t> Shards<'t> {
     /// Where a file cannot be written, or a row before it was none of the schema.
     pub fn push(&mut self, stream: usize, row: &[u8], tally: Tally) -> Result<(), ExportError> {
         let output = &mut self.files.outputs[stream];
-        let ends_shard = output.shard_bytes > 0 && output.shard_bytes + row.len() as u64 > self.settings.shard_bytes;
-        let is_full = output.pending.len() + row.len() > self.block_bytes || output.pending_tally.rows >= self.settings.group_rows as u64;
+        let ends_shard = output.shard_bytes > 0 && output.shard_bytes + row.len() as u64 > self.shard_bytes;
+        let is_full = output.pending.len() + row.len() > self.block_bytes || output.pending_tally.rows >= self.block_rows;
         if ends_shard || (is_full && !output.pending.is_empty()) {
             self.flush(stream)?;
         }

@@ -37,20 +37,15 @@ impl Building {
         temp_name.push(name);
         temp_name.push(".part");
         let temp = out.with_file_name(temp_name);
-        let building = temp.join(LOCK);
-        if temp.exists() && !building.exists() && !is_empty(&temp)? {
+        // One with a report is an export that was replaced and not yet taken away.
+        let is_ours = [LOCK, REPORT].iter().any(|name| temp.join(name).exists());
+        if temp.exists() && !is_ours && !is_empty(&temp)? {
             return Err(occupied(&format!("{} stands where it would be built: remove that", temp.display())));
         }
         fs::create_dir_all(&temp).map_err(io_error("create", &temp))?;
-        let lock = File::create(&building).map_err(io_error("create", &building))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(occupied("another export to it is under way")),
-            Err(TryLockError::Error(e)) => return Err(io_error("lock", &building)(e)),
-        }
-        let this = Building { out: out.to_owned(), temp, lock: Some(lock), done: false };
-        this.clear()?;
-        Ok(this)
+        let lock = lock(&temp)?.ok_or_else(|| occupied("another export to it is under way"))?;
+        clear(&temp)?;
+        Ok(Building { out: out.to_owned(), temp, lock: Some(lock), done: false })
     }
 
     /// Where files are put.
@@ -58,27 +53,11 @@ impl Building {
         &self.temp
     }
 
-    fn clear(&self) -> Result<(), ExportError> {
-        for entry in fs::read_dir(&self.temp).map_err(io_error("read", &self.temp))? {
-            let entry = entry.map_err(io_error("read", &self.temp))?;
-            let path = entry.path();
-            if entry.file_name() == LOCK {
-                continue;
-            }
-            let is_dir = entry.file_type().map_err(io_error("read", &path))?.is_dir();
-            let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.map_err(io_error("remove", &path))?;
-        }
-        Ok(())
-    }
-
     /// Moves it to its place, durably; an earlier export there goes away.
     pub fn finish(mut self, overwrite: bool) -> Result<(), ExportError> {
-        let building = self.temp.join(LOCK);
         // One call for all: an export may have a file a trajectory.
         File::open(&self.temp).and_then(|dir| Ok(syncfs(dir)?)).map_err(io_error("write", &self.temp))?;
         check(&self.out, overwrite)?;
-        fs::remove_file(&building).map_err(io_error("remove", &building))?;
         let replaced = overwrite && self.out.exists() && !is_empty(&self.out)?;
         if replaced {
             renameat_with(CWD, &self.temp, CWD, &self.out, RenameFlags::EXCHANGE).map_err(|e| io_error("replace", &self.out)(e.into()))?;
@@ -86,9 +65,14 @@ impl Building {
             fs::rename(&self.temp, &self.out).map_err(io_error("create", &self.out))?;
         }
         self.done = true;
+        // Only now, that nobody takes the export for what a crash left.
+        let building = self.out.join(LOCK);
+        fs::remove_file(&building).map_err(io_error("remove", &building))?;
         let parent = self.out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(parent).and_then(|dir| dir.sync_all()).map_err(io_error("write", parent))?;
-        if replaced {
+        // Whoever begins another export now takes the replaced one away as well.
+        if replaced && let Some(_lock) = lock(&self.temp)? {
+            clear(&self.temp)?;
             fs::remove_dir_all(&self.temp).map_err(io_error("remove", &self.temp))?;
         }
         Ok(())
@@ -102,6 +86,32 @@ impl Drop for Building {
         }
         self.lock = None;
     }
+}
+
+/// The lock of who builds in the directory; none where another has it.
+fn lock(dir: &Path) -> Result<Option<File>, ExportError> {
+    let path = dir.join(LOCK);
+    let file = File::create(&path).map_err(io_error("create", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(io_error("lock", &path)(e)),
+    }
+}
+
+/// Takes away all but the lock.
+fn clear(dir: &Path) -> Result<(), ExportError> {
+    for entry in fs::read_dir(dir).map_err(io_error("read", dir))? {
+        let entry = entry.map_err(io_error("read", dir))?;
+        let path = entry.path();
+        if entry.file_name() == LOCK {
+            continue;
+        }
+        let is_dir = entry.file_type().map_err(io_error("read", &path))?.is_dir();
+        let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.map_err(io_error("remove", &path))?;
+    }
+    Ok(())
 }
 
 fn is_empty(dir: &Path) -> Result<bool, ExportError> {
@@ -126,7 +136,7 @@ fn check(out: &Path, overwrite: bool) -> Result<(), ExportError> {
     if !overwrite {
         return Err(occupied("it holds an export: choose another directory, or --overwrite".to_owned()));
     }
-    let known: HashSet<PathBuf> = files.iter().map(|file| out.join(file)).chain([out.join(REPORT)]).collect();
+    let known: HashSet<PathBuf> = files.iter().map(|file| out.join(file)).chain([out.join(REPORT), out.join(LOCK)]).collect();
     match walk(out)?.into_iter().find(|path| !known.contains(path)) {
         Some(other) => Err(occupied(format!("{} is not of the export that is there: move it away", other.display()))),
         None => Ok(()),
