@@ -89,6 +89,7 @@ fn every_record_has_every_key_and_no_null() {
         "num_tokens",
         "num_loss_tokens",
         "cost_usd",
+        "suspect",
         "usage",
         "meta",
     ];
@@ -96,7 +97,7 @@ fn every_record_has_every_key_and_no_null() {
         assert_eq!(record.as_object().unwrap().keys().collect::<Vec<_>>(), keys);
         for message in record["messages"].as_array().unwrap() {
             let names: Vec<_> = message.as_object().unwrap().keys().collect();
-            assert_eq!(names, ["role", "content", "reasoning_content", "tool_calls", "tool_call_id"]);
+            assert_eq!(names, ["role", "content", "reasoning_content", "tool_calls", "tool_call_id", "loss"]);
             assert!(!message.to_string().contains(":null"), "{message}");
         }
         let calls = |m: &Value| m["tool_calls"].as_array().unwrap().iter().map(|c| c["id"].clone()).collect::<Vec<_>>();
@@ -104,7 +105,7 @@ fn every_record_has_every_key_and_no_null() {
         let answered: Vec<Value> =
             record["messages"].as_array().unwrap().iter().filter(|m| m["role"] == "tool").map(|m| m["tool_call_id"].clone()).collect();
         assert_eq!(made, answered, "every call has its answer, in order");
-        for column in ["usage", "meta"] {
+        for column in ["suspect", "usage", "meta"] {
             serde_json::from_str::<Value>(record[column].as_str().unwrap()).unwrap();
         }
     }
