@@ -100,12 +100,13 @@ fn a_container_killed_from_outside_costs_one_attempt() {
     let endpoint = Endpoint::start(&instances, "wander", &["--latency-ms", "1000"]);
     let temp = tempfile::tempdir().unwrap();
     let child = run(&instances, &endpoint, temp.path(), "scale-swe").args(["--filter", "tomli"]).spawn().unwrap();
+    // Other tests have episodes of the same name at work: this run's container alone.
     let victim = (0..200).find_map(|_| {
         std::thread::sleep(Duration::from_millis(50));
-        let out = Command::new("docker")
-            .args(["ps", "-q", "--filter", "label=sweroll.purpose=agent", "--filter", "label=sweroll.episode=pypi_tomli_pr142@0"])
-            .output()
-            .unwrap();
+        let info = std::fs::read_to_string(temp.path().join("run.toml")).ok()?;
+        let name = info.lines().find_map(|line| line.strip_prefix("run = "))?.trim_matches('"');
+        let run = format!("label=sweroll.run={name}");
+        let out = Command::new("docker").args(["ps", "-q", "--filter", "label=sweroll.purpose=agent", "--filter", &run]).output().unwrap();
         stdout(&out).lines().next().map(str::to_owned)
     });
     // Let a turn or two happen: what they cost must be kept.
