@@ -21,6 +21,22 @@ pub enum TestStatus {
 /// What a grade says in its `output_tail` where the diff is empty.
 pub const EMPTY_DIFF: &str = "not run: the diff is empty";
 
+impl TestStatus {
+    /// Of several statuses of one id the one of the highest number decides.
+    #[must_use]
+    pub fn severity(self) -> u8 {
+        match self {
+            TestStatus::Passed => 0,
+            TestStatus::Xpassed => 1,
+            TestStatus::Xfailed => 2,
+            TestStatus::Skipped => 3,
+            TestStatus::Missing => 4,
+            TestStatus::Error => 5,
+            TestStatus::Failed => 6,
+        }
+    }
+}
+
 /// What a diff came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

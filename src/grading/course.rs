@@ -130,11 +130,6 @@ impl<'a> Course<'a> {
         self.found.clone_from(&found.versions);
     }
 
-    /// Signs that what ran may not be the listed tests, seen outside of the process that has just ended.
-    pub fn doubt(&mut self, doubt: impl IntoIterator<Item = Suspicion>) {
-        self.doubt.extend(doubt);
-    }
-
     /// What was seen outside of test processes, in the diff for one.
     pub fn suspect(&mut self, signs: impl IntoIterator<Item = Suspicion>) {
         self.signs.extend(signs);
@@ -147,7 +142,7 @@ impl<'a> Course<'a> {
     }
 
     /// The step's process has ended.
-    pub fn add(&mut self, observed: Observed, said: &Said<'_>) {
+    pub fn add(&mut self, mut observed: Observed, said: &Said<'_>) {
         let Some(step) = self.next.take() else { return };
         self.processes += 1;
         self.tests_ms += said.duration_ms;
@@ -156,10 +151,10 @@ impl<'a> Course<'a> {
         if step.wanted.len() == self.ids.len() {
             self.unlisted = observed.unlisted;
         }
-        self.versions.extend(observed.versions.clone());
-        self.proof.extend(observed.proof.clone());
-        self.doubt.extend(observed.doubt.clone());
-        self.signs.extend(observed.signs.clone());
+        self.versions.extend(std::mem::take(&mut observed.versions));
+        self.proof.extend(std::mem::take(&mut observed.proof));
+        self.doubt.extend(std::mem::take(&mut observed.doubt));
+        self.signs.extend(std::mem::take(&mut observed.signs));
         if step.again {
             self.retried(&step.wanted, &observed, said);
         } else {

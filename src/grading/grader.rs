@@ -118,7 +118,6 @@ impl Field<'_> {
         }
         let secret = secret()?;
         let foreign_files: Vec<&str> = self.plan.foreign_files.iter().map(String::as_str).collect();
-        let reaching_files: Vec<&str> = self.plan.reaching_files.iter().map(String::as_str).collect();
         let job = Job {
             instance,
             workdir: self.sandbox.workdir(),
@@ -127,7 +126,6 @@ impl Field<'_> {
             files: &files,
             foreign_files: &foreign_files,
             diff: self.case.diff,
-            reaching_files: &reaching_files,
             secret: &secret,
             options: step.options,
             report_max: self.settings.report_max_bytes as u64,

@@ -6,6 +6,7 @@ pub mod grader;
 pub mod hygiene;
 pub mod plan;
 pub mod pytest;
+mod record;
 pub mod report;
 pub mod restore;
 pub mod runner;

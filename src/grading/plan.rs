@@ -6,7 +6,6 @@
 use super::hygiene::{RepoPath, touched_paths};
 use super::restore::Restored;
 use super::runners::unittest;
-use super::suspicion;
 use crate::domain::{Failure, Instance, Kind};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -19,8 +18,6 @@ pub const TEST_SCRIPT: &str = "test_fail_to_pass.py";
 pub struct Plan {
     /// Directory of this grading's own, outside the repository. Not named as the directories of engines are, which get swept.
     pub private: String,
-    /// Marks every record of the report.
-    pub nonce: String,
     /// Paths that are as the instance has them when the tests run. The first is [`TEST_SCRIPT`].
     pub test_files: Vec<RepoPath>,
     /// Files that hold the listed ids, each once, in the given order.
@@ -32,8 +29,6 @@ pub struct Plan {
     pub restored: Restored,
     /// Files that the diff changes and the golden patch does not, less those put back. Lossy text.
     pub foreign_files: Vec<String>,
-    /// See [`suspicion::reaching_files`].
-    pub reaching_files: Vec<String>,
 }
 
 impl Plan {
@@ -42,7 +37,7 @@ impl Plan {
     /// # Errors
     /// `Tests` or `DiffRejected` where the paths of the test patch or of the diff cannot be trusted.
     pub fn new(instance: &Instance, diff: &str, secret: &str) -> Result<Self, Failure> {
-        let (name, nonce) = secret.split_at_checked(secret.len() / 2).unwrap_or((secret, secret));
+        let name = secret.get(..secret.len() / 2).unwrap_or(secret);
         let bad = |kind, what| move |error| Failure::new(kind, format!("{what} of {}: {error}", instance.instance_id));
         let tests = touched_paths(instance.test_patch.as_bytes()).map_err(bad(Kind::Tests, "the test patch"))?;
         let model = touched_paths(diff.as_bytes()).map_err(bad(Kind::DiffRejected, "the diff"))?;
@@ -55,9 +50,7 @@ impl Plan {
         let foreign = model.iter().filter(|path| !product.contains(*path) && **path != script && others.binary_search(path).is_err());
         Ok(Plan {
             private: format!("/tmp/grading-{name}"),
-            nonce: nonce.to_owned(),
             foreign_files: foreign.map(|path| String::from_utf8_lossy(path).into_owned()).collect(),
-            reaching_files: suspicion::reaching_files(instance, diff),
             sources: tests.union(&model).filter(|path| path.ends_with(b".py")).cloned().collect(),
             test_files: [script].into_iter().chain(others).collect(),
             restored,
@@ -173,12 +166,6 @@ remove() {
   fi
 }
 "#;
-
-/// Whether each id is a shell script's path, run by `sh`.
-#[must_use]
-pub fn is_shell(instance: &Instance) -> bool {
-    instance.language == "shell"
-}
 
 /// The file of a pytest id. What stands in brackets may hold `::` and slashes.
 #[must_use]

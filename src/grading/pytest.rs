@@ -2,6 +2,7 @@
 
 mod judge;
 
+use super::plan::file_of;
 use super::report::{MESSAGES_MAX, Report};
 use super::runner::{Found, Job, Launch, Observed, Options, Said, TestRunner};
 use crate::domain::{Instance, Reason, Suspicion};
@@ -75,10 +76,8 @@ impl TestRunner for Pytest {
         "pytest"
     }
 
-    /// What stands in brackets may hold `::` and slashes.
     fn file_of<'a>(&self, id: &'a str) -> Option<&'a str> {
-        let unparametrised = id.split('[').next().unwrap_or(id);
-        unparametrised.split("::").next().filter(|file| !file.is_empty())
+        Some(file_of(id)).filter(|file| !file.is_empty())
     }
 
     fn search(&self, _instance: &Instance) -> Option<Vec<u8>> {

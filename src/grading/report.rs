@@ -1,8 +1,8 @@
 //! Reads what the pytest plugin wrote. It is hostile input: the code under test runs in the same process.
 
+use super::record::Record;
 use crate::domain::{TestResult, TestStatus};
 use serde::Deserialize;
-use std::borrow::Cow;
 
 /// Longest line read, bytes; the plugin's are shorter.
 const MAX_LINE: usize = 4096;
@@ -12,15 +12,6 @@ pub const MESSAGE_MAX: usize = 400;
 pub const MESSAGES_MAX: usize = 64 << 10;
 /// What is said beside results that is kept; the plugin says less.
 const MAX_NOTES: usize = 200;
-
-#[derive(Deserialize)]
-struct Record<'a> {
-    #[serde(borrow)]
-    nonce: Cow<'a, str>,
-    seq: u64,
-    #[serde(flatten)]
-    what: What,
-}
 
 #[derive(Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
@@ -147,7 +138,7 @@ impl Report {
                 report.complete = false;
                 break;
             };
-            let flaw = match record(line, nonce) {
+            let flaw = match Record::<What>::read(line, nonce, MAX_LINE) {
                 _ if report.complete => Flaw::Foreign,
                 None => Flaw::Foreign,
                 Some(record) if record.seq != seq as u64 => Flaw::Gap,
@@ -219,11 +210,6 @@ impl Report {
     }
 }
 
-fn record<'a>(line: &'a [u8], nonce: &str) -> Option<Record<'a>> {
-    let record: Record = serde_json::from_slice(Some(line).filter(|line| line.len() <= MAX_LINE)?).ok()?;
-    (record.nonce == nonce).then_some(record)
-}
-
 /// At most `max` bytes of the beginning.
 fn head(text: &str, max: usize) -> &str {
     &text[..text.floor_char_boundary(max)]
@@ -266,7 +252,7 @@ impl Seen {
                 }
                 _ => TestStatus::Error,
             };
-            if self.worst.is_none_or(|worst| severity(status) > severity(worst)) {
+            if self.worst.is_none_or(|worst| status.severity() > worst.severity()) {
                 self.worst = Some(status);
             }
         }
@@ -279,18 +265,6 @@ impl Seen {
             // It began, and its end was never seen.
             None => TestStatus::Missing,
         }
-    }
-}
-
-fn severity(status: TestStatus) -> u8 {
-    match status {
-        TestStatus::Passed => 0,
-        TestStatus::Xpassed => 1,
-        TestStatus::Xfailed => 2,
-        TestStatus::Skipped => 3,
-        TestStatus::Missing => 4,
-        TestStatus::Error => 5,
-        TestStatus::Failed => 6,
     }
 }
 

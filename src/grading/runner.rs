@@ -1,5 +1,5 @@
 //! The port of what runs an instance's tests. All of a runner is pure: text to be run in the sandbox, and the reading of what
-//! came back. `rounds` has one process after another run in sandboxes.
+//! came back. `course` says which process comes next, `grader` has it run in a sandbox.
 
 use crate::domain::{Instance, Suspicion, TestResult};
 use crate::toolbox::protocol::End;
@@ -11,16 +11,24 @@ pub trait TestRunner: Send + Sync {
     fn name(&self) -> &'static str;
 
     /// The file that holds the test, where an id tells it.
-    fn file_of<'a>(&self, id: &'a str) -> Option<&'a str>;
+    fn file_of<'a>(&self, _id: &'a str) -> Option<&'a str> {
+        None
+    }
 
     /// Shell text that finds the runner in a prepared sandbox, before the model's diff is there; none where nothing is to be found.
-    fn search(&self, instance: &Instance) -> Option<Vec<u8>>;
+    fn search(&self, _instance: &Instance) -> Option<Vec<u8>> {
+        None
+    }
 
     /// What the search printed comes to; none: there is no runner in the image.
-    fn found(&self, output: &str) -> Option<Found>;
+    fn found(&self, _output: &str) -> Option<Found> {
+        None
+    }
 
     /// SHA-256 of what of ours runs in the test process, hexadecimal; empty where nothing does.
-    fn plugin_digest(&self) -> String;
+    fn plugin_digest(&self) -> String {
+        String::new()
+    }
 
     /// Files of the runner, absolute, that nobody has to change while tests run.
     fn parts(&self, _found: &Found) -> Vec<String> {
@@ -61,8 +69,6 @@ pub struct Job<'a> {
     pub foreign_files: &'a [&'a str],
     /// The model's diff.
     pub diff: &'a str,
-    /// Files to which the diff adds what could reach the runner; see [`crate::grading::suspicion::reaching_files`].
-    pub reaching_files: &'a [&'a str],
     /// Unguessable, of this process alone; hexadecimal, 64 digits.
     pub secret: &'a str,
     pub options: Options,

@@ -2,7 +2,7 @@
 
 use super::plan::quoted;
 use super::runner::{Found, Job, Launch, Observed, Said, TestRunner};
-use crate::domain::{Instance, TestResult, TestStatus};
+use crate::domain::{TestResult, TestStatus};
 
 pub struct Scripts;
 
@@ -13,18 +13,6 @@ impl TestRunner for Scripts {
 
     fn file_of<'a>(&self, id: &'a str) -> Option<&'a str> {
         Some(id)
-    }
-
-    fn search(&self, _instance: &Instance) -> Option<Vec<u8>> {
-        None
-    }
-
-    fn found(&self, _output: &str) -> Option<Found> {
-        None
-    }
-
-    fn plugin_digest(&self) -> String {
-        String::new()
     }
 
     fn launch(&self, _found: &Found, job: &Job<'_>) -> Launch {

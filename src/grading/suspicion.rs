@@ -108,18 +108,14 @@ static REACH: LazyLock<Regex> = pattern!(
     r"globals|exec|eval|settrace|setprofile)\b"
 );
 
-/// Files of the diff, lossy text, to which it adds such a word, where neither the golden patch nor the place itself had it: if such
-/// a file is found to have replaced what runs the tests, then the diff did it.
+/// A diff adds such a word to a file, where neither the golden patch nor the place itself had it: if what runs the tests is then
+/// found to be replaced, the diff may have done it.
 #[must_use]
-pub fn reaching_files(instance: &Instance, diff: &str) -> Vec<String> {
-    let reaches = |change: &Change<'_>| {
+pub fn reaches(diff: &[Change<'_>], golden: &str) -> bool {
+    diff.iter().any(|change| {
         let (added, before) = (joined(&change.added), joined(&change.before));
-        let known = |word: &str| [instance.patch.as_str(), &before].iter().any(|text| text.contains(word));
-        REACH.find_iter(&added).any(|word| !known(word.as_str()))
-    };
-    let changes = changes(diff.as_bytes());
-    let paths = changes.iter().filter(|change| reaches(change)).flat_map(|change| &change.paths);
-    paths.map(|path| String::from_utf8_lossy(path).into_owned()).collect()
+        REACH.find_iter(&added).any(|word| !golden.contains(word.as_str()) && !before.contains(word.as_str()))
+    })
 }
 
 /// Signs in what a diff adds to files that stay as it has them.

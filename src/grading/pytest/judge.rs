@@ -4,6 +4,7 @@ use crate::domain::{Reason, Suspicion, TestStatus};
 use crate::grading::hygiene::{Change, changes};
 use crate::grading::report::{Control, Flaw, Note, Report};
 use crate::grading::runner::{Job, Observed};
+use crate::grading::suspicion::reaches;
 
 /// Longest detail, bytes.
 const DETAIL_MAX: usize = 300;
@@ -140,7 +141,7 @@ impl Origin<'_> {
 
     /// The diff replaced the function: a file of its own did, or it reaches for the runner somewhere.
     fn brought_in(&self, name: &str, file: &str, mentions: usize) -> bool {
-        self.introduced(name, file, mentions) && (self.is_foreign(file) || !self.job.reaching_files.is_empty())
+        self.introduced(name, file, mentions) && (self.is_foreign(file) || reaches(&self.diff, &self.job.instance.patch))
     }
 
     /// Neither the base nor the golden patch sets the attribute, or defines the hook.
@@ -176,13 +177,13 @@ mod tests {
         "pre_commands":"","url":""}"#;
 
     /// What becomes of one note under a diff that adds `added` to `p.py`.
-    fn weighed(note: &str, added: &str, golden: &str, foreign: bool, reaches: bool) -> Observed {
+    fn weighed(note: &str, added: &str, golden: &str, foreign: bool) -> Observed {
         let diff = |text: &str| format!("diff --git a/p.py b/p.py\n--- a/p.py\n+++ b/p.py\n@@ -1 +1,2 @@\n a\n+{text}\n");
         let mut instance: Instance = serde_json::from_str(INSTANCE).unwrap();
         if !golden.is_empty() {
             instance.patch = diff(golden);
         }
-        let (diff, foreign_files, reaching_files) = (diff(added), ["p.py"], ["p.py"]);
+        let (diff, foreign_files) = (diff(added), ["p.py"]);
         let job = Job {
             instance: &instance,
             workdir: "/w",
@@ -191,7 +192,6 @@ mod tests {
             files: &["t.py"],
             foreign_files: if foreign { &foreign_files } else { &[] },
             diff: &diff,
-            reaching_files: if reaches { &reaching_files } else { &[] },
             secret: "n",
             options: Options::Project,
             report_max: 1,
@@ -218,36 +218,36 @@ mod tests {
 
     #[test]
     fn a_replaced_function_weighs_by_who_brought_it_in() {
-        let weight = |note: &str, added: &str, golden: &str, foreign, reaches| {
-            let observed = weighed(note, added, golden, foreign, reaches);
+        let weight = |note: &str, added: &str, golden: &str, foreign| {
+            let observed = weighed(note, added, golden, foreign);
             let has = |list: &[Suspicion]| list.iter().any(|s| s.reason == Reason::RunnerChanged);
             ([&observed.proof, &observed.doubt, &observed.signs].map(|list| has(list)), observed.results[&0].status)
         };
         let (proof, doubt, sign) = ([true, false, false], [false, true, false], [false, false, true]);
         use TestStatus::{Failed, Passed};
         let line = "unittest.TestCase.run = nothing";
-        assert_eq!(weight(RUN, line, "", true, true), (proof, Failed));
-        assert_eq!(weight(RUN, line, "", false, true), (doubt, Failed), "the golden patch changes the file as well");
-        assert_eq!(weight(RUN, "x = 1", "", true, true), (sign, Passed), "the base has that line");
-        assert_eq!(weight(RUN, line, line, true, true), (sign, Passed), "the golden patch has it");
-        assert_eq!(weight(&RUN.replace("p.py", "other.py").replace("1", "0"), "x = 1", "", false, false), (sign, Passed));
-        assert_eq!(weight(&RUN.replace("unittest.case.TestCase.run", "builtins.run"), line, "", true, true), (doubt, Failed));
+        assert_eq!(weight(RUN, line, "", true), (proof, Failed));
+        assert_eq!(weight(RUN, line, "", false), (doubt, Failed), "the golden patch changes the file as well");
+        assert_eq!(weight(RUN, "x = 1", "", true), (sign, Passed), "the base has that line");
+        assert_eq!(weight(RUN, line, line, true), (sign, Passed), "the golden patch has it");
+        assert_eq!(weight(&RUN.replace("p.py", "other.py").replace("1", "0"), "x = 1", "", false), (sign, Passed));
+        assert_eq!(weight(&RUN.replace("unittest.case.TestCase.run", "builtins.run"), line, "", true), (doubt, Failed));
         let nowhere = RUN.replace("p.py", "").replace("1", "0");
-        assert_eq!(weight(&nowhere, line, "", false, true), (doubt, Failed), "code of no file");
-        assert_eq!(weight(&nowhere, "x = 1", "", false, false), (sign, Passed));
+        assert_eq!(weight(&nowhere, line, "", false), (doubt, Failed), "code of no file");
+        assert_eq!(weight(&nowhere, "x = 1", "", false), (sign, Passed));
     }
 
     #[test]
     fn hooks_that_the_diff_brings_in_may_not_take_an_exception_for_a_pass() {
         let hook = r#""what": "hook", "name": "pytest_runtest_makereport", "file": "p.py", "mentions": 1"#;
-        let status = |added: &str| weighed(hook, added, "", false, false).results[&0].status;
+        let status = |added: &str| weighed(hook, added, "", false).results[&0].status;
         assert_eq!(status("def pytest_runtest_makereport(item):"), TestStatus::Failed);
         assert_eq!(status("    report.sections.append(1)"), TestStatus::Passed, "the product is a plugin that has the hook");
     }
 
     #[test]
     fn other_code_under_a_test_is_doubt() {
-        let doubt = |note: &str| weighed(note, "x = 1", "", true, false).doubt.len();
+        let doubt = |note: &str| weighed(note, "x = 1", "", true).doubt.len();
         assert_eq!(doubt(r#""what": "replaced", "test": 0, "file": """#), 1);
         let wrapped = r#""what": "wrapped", "test": 0, "file": "p.py", "decorated": false, "mentions": 0"#;
         assert_eq!(doubt(wrapped), 1);

@@ -17,20 +17,12 @@ impl TestRunner for Cargo {
         "cargo test"
     }
 
-    fn file_of<'a>(&self, _id: &'a str) -> Option<&'a str> {
-        None
-    }
-
     fn search(&self, _instance: &Instance) -> Option<Vec<u8>> {
         Some(toolchain::search("cargo", "${CARGO_HOME:-$HOME/.cargo}/bin/cargo", "--version"))
     }
 
     fn found(&self, output: &str) -> Option<Found> {
         toolchain::found("cargo", output)
-    }
-
-    fn plugin_digest(&self) -> String {
-        String::new()
     }
 
     fn launch(&self, found: &Found, job: &Job<'_>) -> Launch {

@@ -20,20 +20,12 @@ impl TestRunner for Go {
         "go test"
     }
 
-    fn file_of<'a>(&self, _id: &'a str) -> Option<&'a str> {
-        None
-    }
-
     fn search(&self, _instance: &Instance) -> Option<Vec<u8>> {
         Some(toolchain::search("go", "/usr/local/go/bin/go", "version"))
     }
 
     fn found(&self, output: &str) -> Option<Found> {
         toolchain::found("go", output)
-    }
-
-    fn plugin_digest(&self) -> String {
-        String::new()
     }
 
     fn launch(&self, found: &Found, job: &Job<'_>) -> Launch {

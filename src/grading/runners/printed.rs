@@ -52,22 +52,6 @@ impl TestRunner for Printed {
         "test_cmd"
     }
 
-    fn file_of<'a>(&self, _id: &'a str) -> Option<&'a str> {
-        None
-    }
-
-    fn search(&self, _instance: &Instance) -> Option<Vec<u8>> {
-        None
-    }
-
-    fn found(&self, _output: &str) -> Option<Found> {
-        None
-    }
-
-    fn plugin_digest(&self) -> String {
-        String::new()
-    }
-
     fn launch(&self, _found: &Found, job: &Job<'_>) -> Launch {
         let command = format!("{ACTIVATE}{}\n", job.instance.test_cmd.replace(FILES, "\"$@\""));
         let mut script = b"shell=sh; if command -v bash >/dev/null 2>&1; then shell=bash; fi\nset --\n".to_vec();

@@ -1,6 +1,7 @@
 //! Ids as unittest prints them: a driver of ours runs them by name in one process, and reports on a pipe.
 
 use crate::domain::{Instance, Reason, Suspicion, TestResult, TestStatus};
+use crate::grading::record::Record;
 use crate::grading::runner::{Found, Job, Launch, Observed, Said, TestRunner};
 use serde::Deserialize;
 use serde_json::json;
@@ -85,10 +86,6 @@ impl TestRunner for Unittest {
         "unittest"
     }
 
-    fn file_of<'a>(&self, _id: &'a str) -> Option<&'a str> {
-        None
-    }
-
     fn search(&self, _instance: &Instance) -> Option<Vec<u8>> {
         Some(SEARCH.as_bytes().to_vec())
     }
@@ -134,15 +131,6 @@ impl TestRunner for Unittest {
 }
 
 #[derive(Deserialize)]
-struct Record<'a> {
-    #[serde(borrow)]
-    nonce: Cow<'a, str>,
-    seq: u64,
-    #[serde(flatten)]
-    what: What,
-}
-
-#[derive(Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 enum What {
     Begin { python: String },
@@ -157,9 +145,8 @@ enum What {
 }
 
 fn next_record(line: &[u8], secret: &str, seq: u64) -> Option<What> {
-    let line = line.strip_suffix(b"\n").filter(|line| line.len() <= MAX_LINE)?;
-    let record: Record = serde_json::from_slice(line).ok()?;
-    (record.nonce == secret && record.seq == seq).then_some(record.what)
+    let record = Record::read(line.strip_suffix(b"\n")?, secret, MAX_LINE)?;
+    (record.seq == seq).then_some(record.what)
 }
 
 #[derive(Default)]

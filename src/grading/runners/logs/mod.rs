@@ -38,7 +38,7 @@ impl<'a> Told<'a> {
     /// Of several statuses of an id the worst stays.
     fn at(&mut self, index: usize, status: TestStatus) {
         let known = self.results.entry(index).or_insert(status);
-        if severity(status) > severity(*known) {
+        if status.severity() > known.severity() {
             *known = status;
         }
     }
@@ -49,18 +49,6 @@ impl<'a> Told<'a> {
             Some(index) => self.at(index, status),
             None => self.unlisted += 1,
         }
-    }
-}
-
-fn severity(status: TestStatus) -> u8 {
-    match status {
-        TestStatus::Passed => 0,
-        TestStatus::Xpassed => 1,
-        TestStatus::Xfailed => 2,
-        TestStatus::Skipped => 3,
-        TestStatus::Missing => 4,
-        TestStatus::Error => 5,
-        TestStatus::Failed => 6,
     }
 }
 
