@@ -58,7 +58,7 @@ pub async fn preflight(settings: &Settings) -> Result<Ready, Failure> {
 
 async fn provider(settings: &Settings) -> Result<Arc<dyn Provider>, Failure> {
     Ok(match settings.sandbox.backend {
-        Backend::Docker => Arc::new(Docker::connect(settings.sandbox.docker.clone()).await?),
+        Backend::Auto | Backend::Native | Backend::Docker => Arc::new(Docker::connect(settings.sandbox.docker.clone()).await?),
         Backend::Local => Arc::new(Local::new(settings.sandbox.local.clone())),
     })
 }

@@ -33,6 +33,8 @@ pub mod endpoint;
 pub mod engine;
 pub mod export;
 pub mod grading;
+pub mod images;
+pub mod linux;
 pub mod reporter;
 pub mod sandbox;
 pub mod scheduler;

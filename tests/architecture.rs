@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 /// A room (a path prefix below `src/`) and the modules of ours that it may name.
-const RULES: [(&str, &[&str]); 19] = [
+const RULES: [(&str, &[&str]); 21] = [
     ("domain/", &[]),
     ("scheduler/", &["domain", "scheduler"]),
     ("agent/machine.rs", &["domain"]),
@@ -13,13 +13,15 @@ const RULES: [(&str, &[&str]); 19] = [
     ("endpoint/", &["domain", "endpoint"]),
     ("tools/", &["domain", "toolbox", "tools"]),
     ("toolbox/", &["toolbox"]),
-    ("sandbox/", &["domain", "sandbox", "toolbox"]),
+    ("linux.rs", &[]),
+    ("images/", &["domain", "images", "linux"]),
+    ("sandbox/", &["domain", "images", "linux", "sandbox", "toolbox"]),
     ("grading/", &["domain", "grading", "sandbox", "toolbox"]),
     ("store/", &["domain", "store"]),
     ("tokens/", &["domain", "tokens"]),
     ("export/", &["domain", "export", "tokens"]),
     ("reporter/", &["domain", "reporter"]),
-    ("config/", &["agent", "endpoint", "grading", "sandbox", "scheduler", "store", "tokens", "tools", "config"]),
+    ("config/", &["agent", "endpoint", "grading", "images", "sandbox", "scheduler", "store", "tokens", "tools", "config"]),
     (
         "engine",
         &[
@@ -29,6 +31,7 @@ const RULES: [(&str, &[&str]); 19] = [
             "endpoint",
             "engine",
             "grading",
+            "images",
             "reporter",
             "sandbox",
             "scheduler",
@@ -38,7 +41,7 @@ const RULES: [(&str, &[&str]); 19] = [
             "tools",
         ],
     ),
-    ("cli/", &["cli", "config", "domain", "endpoint", "engine", "export", "reporter", "scheduler", "store", "tokens", "tools"]),
+    ("cli/", &["cli", "config", "domain", "endpoint", "engine", "export", "images", "reporter", "scheduler", "store", "tokens", "tools"]),
     ("", &[]),
 ];
 

@@ -5,6 +5,7 @@ mod demo;
 mod endpoint;
 mod export;
 mod grade;
+mod images;
 mod merge;
 mod options;
 mod predictions;
@@ -96,6 +97,8 @@ enum Command {
     Export(Box<export::Args>),
     /// Say which instances hold: golden patches that pass, bases that fail, no flaky ids; without a model
     Validate(Box<validate::Args>),
+    /// Keep the images of native sandboxes: fetch, import, list, remove
+    Images(images::Args),
     /// Show one trajectory
     Show(show::Args),
     /// Serve a scripted OpenAI-compatible endpoint, to rehearse a run without paying
@@ -129,6 +132,7 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Export(args) => export::run(*args),
         Command::Validate(args) => validate::run(&args),
+        Command::Images(args) => images::run(&args),
         Command::Show(args) => show::run(&args),
         Command::Endpoint(args) => endpoint::run(args),
         Command::Demo(args) => demo::run(&args),

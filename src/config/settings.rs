@@ -3,7 +3,7 @@
 use super::ConfigError;
 use crate::{
     agent::{machine, prompt},
-    endpoint, grading, sandbox, scheduler, store, tokens,
+    endpoint, grading, images, sandbox, scheduler, store, tokens,
 };
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -20,6 +20,7 @@ pub struct Settings {
     pub endpoint: endpoint::Settings,
     pub sandbox: Sandbox,
     pub grading: grading::Settings,
+    pub images: images::Settings,
     pub scheduler: scheduler::policy::Policy,
     pub store: store::Settings,
     pub tokens: tokens::Settings,
@@ -45,8 +46,13 @@ impl Default for Instances {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
+    /// Docker where a daemon answers and has the image or can pull it, else native.
     #[default]
+    Auto,
     Docker,
+    /// Namespaces and an overlay, by no daemon.
+    Native,
+    /// Plain processes, which isolate nothing.
     Local,
 }
 
@@ -57,6 +63,7 @@ pub struct Sandbox {
     pub limits: sandbox::Limits,
     pub prepare: sandbox::prepare::Settings,
     pub docker: sandbox::docker::Settings,
+    pub native: sandbox::native::Settings,
     pub local: sandbox::local::Settings,
 }
 
@@ -105,7 +112,9 @@ pub const MAY_DIFFER: &[&str] = &[
     "scheduler",
     "store",
     "seal",
+    "images",
     "sandbox.docker",
+    "sandbox.native",
     "sandbox.local",
     "sandbox.limits.toolbox",
     "endpoint.url",

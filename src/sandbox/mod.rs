@@ -1,23 +1,15 @@
 //! The isolated place where one episode's tool calls run. A backend provides: image present, the toolbox started in it
 //! as first process, its stream, kill, and what happened to it.
 
-mod attached;
-mod container;
-mod daemon;
 pub mod docker;
 pub mod elf;
-mod events;
-pub mod images;
-mod launch;
 pub mod local;
+pub mod native;
 mod owner;
 pub mod prepare;
 mod private_dir;
-mod process;
 mod program;
-mod request;
 mod scrub;
-mod sweep;
 mod workdir;
 
 pub use docker::Docker;

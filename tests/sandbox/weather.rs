@@ -6,8 +6,8 @@ use futures_util::{StreamExt, TryStreamExt};
 use std::sync::Arc;
 use std::time::Duration;
 use sweroll::domain::Kind;
+use sweroll::sandbox::docker::images::PullSettings;
 use sweroll::sandbox::docker::{Settings, Stream};
-use sweroll::sandbox::images::PullSettings;
 use sweroll::sandbox::{Docker, Provider, Sandbox};
 use sweroll::toolbox::protocol::Op;
 

@@ -1,13 +1,13 @@
 //! A container created, started, and its toolbox met, over either stream.
 
-use super::Spec;
 use super::attached::Attached;
 use super::container::{Container, IoDir};
 use super::daemon::{chain, said, status};
-use super::docker::{Inner, Slot, Trouble};
 use super::images::Image;
 use super::request::{Channel, SOCKET, TOOLBOX};
+use super::{Inner, Slot, Trouble};
 use crate::domain::{Failure, Kind};
+use crate::sandbox::Spec;
 use crate::toolbox::client::Toolbox;
 use bollard::errors::Error;
 use bollard::models::ContainerCreateBody;

@@ -1,20 +1,30 @@
 //! Sandboxes as containers of a Docker daemon.
 
-use super::container::{Container, Remover};
-use super::daemon::Daemon;
-use super::events::Events;
-use super::images::{Image, Images, PullSettings};
+mod attached;
+mod container;
+mod daemon;
+mod events;
+pub mod images;
+mod launch;
+mod request;
+mod sweep;
+
+use super::local::process;
 use super::owner::{self, Owner};
 use super::private_dir::{self, PrivateDir};
 use super::program::Program;
-use super::request::{self, Channel};
-use super::{Capacity, Fate, Provider, Sandbox, Spec, process, sweep, workdir};
+use super::{Capacity, Fate, Provider, Sandbox, Spec, workdir};
 use crate::domain::{Failure, Kind};
 use crate::toolbox::client::Toolbox;
 use bollard::models::SystemInfo;
 use bollard::query_parameters::ListContainersOptionsBuilder;
+use container::{Container, Remover};
+use daemon::Daemon;
+use events::Events;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
+use images::{Image, Images, PullSettings};
+use request::Channel;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -83,10 +93,10 @@ impl Default for Settings {
 
 /// A provider on one daemon; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Docker(pub(super) Arc<Inner>);
+pub struct Docker(Arc<Inner>);
 
 #[derive(Debug)]
-pub(super) struct Inner {
+struct Inner {
     pub settings: Settings,
     pub daemon: Arc<Daemon>,
     pub events: Events,
@@ -109,13 +119,13 @@ pub(super) struct Inner {
 }
 
 /// A start's place among those in flight. Its creation holds it too, which goes on when the start is given up.
-pub(super) type Slot = Arc<OwnedSemaphorePermit>;
+type Slot = Arc<OwnedSemaphorePermit>;
 
 /// How long a sweep waits for the creations under way, which its list would miss.
 const CREATIONS: Duration = Duration::from_secs(10);
 
 /// Why a container did not become a sandbox.
-pub(super) enum Trouble {
+enum Trouble {
     /// The image was removed since it was looked up.
     ImageGone(Failure),
     /// What the daemon was to mount did not arrive in the container.

@@ -1,7 +1,7 @@
 //! A toolbox that runs as a plain process, and the end of everything that it started.
 
-use super::Fate;
 use crate::domain::{Failure, Kind};
+use crate::sandbox::Fate;
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::{HashMap, HashSet};
 use std::fs;

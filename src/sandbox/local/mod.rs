@@ -1,12 +1,14 @@
 //! Sandboxes as plain processes in temporary directories, for the demo and for tests. They isolate nothing.
 
+pub(super) mod process;
+
 use super::private_dir::{self, PrivateDir};
-use super::process::Process;
 use super::{Capacity, Fate, Provider, Sandbox, Spec, workdir};
 use crate::domain::{Failure, Kind};
 use crate::toolbox::client::Toolbox;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use process::Process;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::fs;
@@ -120,7 +122,7 @@ impl Provider for Local {
 
     fn sweep<'a>(&'a self, _run: &'a str) -> BoxFuture<'a, Result<usize, Failure>> {
         let base = self.0.settings.private_dir.clone();
-        let sweeping = tokio::task::spawn_blocking(move || private_dir::sweep(base.as_deref(), super::process::kill_all_of));
+        let sweeping = tokio::task::spawn_blocking(move || private_dir::sweep(base.as_deref(), process::kill_all_of));
         async { Ok(sweeping.await.unwrap_or(0)) }.boxed()
     }
 }

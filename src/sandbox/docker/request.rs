@@ -1,6 +1,6 @@
 //! What the daemon is asked to create for one sandbox. Pure.
 
-use super::{Limits, Spec};
+use crate::sandbox::{Limits, Purpose, Spec};
 use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountType, ResourcesUlimits,
 };
@@ -63,8 +63,8 @@ pub fn request(spec: &Spec, image: &str, owner: &str, nofile: u64, channel: Chan
 
 fn labels(spec: &Spec, owner: &str) -> HashMap<String, String> {
     let purpose = match spec.purpose {
-        super::Purpose::Agent => "agent",
-        super::Purpose::Grade => "grade",
+        Purpose::Agent => "agent",
+        Purpose::Grade => "grade",
     };
     let pairs = [
         (RUN, spec.run.clone()),
@@ -133,7 +133,7 @@ mod tests {
         Spec {
             run: "night".into(),
             attempt: "a__b-1@2.3".parse().unwrap(),
-            purpose: super::super::Purpose::Grade,
+            purpose: Purpose::Grade,
             image: "x:1".into(),
             workdir: "/nowhere".into(),
             limits: Limits::default(),

@@ -1,7 +1,7 @@
 //! Which containers found at the daemon are to be removed.
 
-use super::owner::{Owner, Process};
 use super::request::{ENGINE, RUN};
+use crate::sandbox::owner::{Owner, Process};
 use std::collections::HashMap;
 
 /// Whether a container with these labels may go when `run` is swept by the engine `here`.

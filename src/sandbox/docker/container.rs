@@ -1,9 +1,9 @@
 //! One container from its creation to its proven end.
 
-use super::Fate;
 use super::daemon::{Daemon, status};
 use super::events::{Follow, KILLED};
 use crate::domain::{Failure, Kind};
+use crate::sandbox::Fate;
 use bollard::query_parameters::{InspectContainerOptions, RemoveContainerOptionsBuilder};
 use std::path::PathBuf;
 use std::sync::Arc;

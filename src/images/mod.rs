@@ -1,0 +1,52 @@
+//! Images without a daemon: fetched or imported, their layers unpacked once into a store that all images share.
+//!
+//! ```text
+//! STORE/format                 what wrote it, and whose owners its files have
+//! STORE/layers/XXXX/fs         one layer's tree, as an overlay takes it; XXXX: 24 digits of its diff id
+//! STORE/layers/XXXX/layer.json its whole diff id, its bytes
+//! STORE/images/ID.json         an image: its layers, environment, user
+//! STORE/names.json             name -> ID
+//! STORE/tmp/                   what is being fetched or unpacked; swept when its process is dead
+//! ```
+
+pub mod ids;
+pub mod store;
+pub mod userns;
+
+pub use ids::Ids;
+pub use store::{Image, Store};
+
+use crate::domain::{Failure, Kind};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Directory of the store; none: `/var/lib/sweroll/images` for root, else `$XDG_DATA_HOME/sweroll/images`.
+    pub dir: Option<PathBuf>,
+    /// First of the 65,536 user and group numbers that stand for those of images and sandboxes, where sweroll runs as root;
+    /// no user of the host may have one of them. Of a store it cannot be changed.
+    pub first_id: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { dir: None, first_id: 0x6000_0000 }
+    }
+}
+
+/// What went wrong with an image: where, and the mend.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct ImageError {
+    pub kind: Kind,
+    pub message: String,
+}
+
+impl ImageError {
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        Failure::new(self.kind, self.message.clone())
+    }
+}

@@ -1,0 +1,1 @@
+//! The system calls that a sandbox may make.
