@@ -41,8 +41,6 @@ pub struct Store {
 struct Format {
     version: u32,
     ids: Ids,
-    /// Whether opaque directories are marked by `user.overlay.opaque`.
-    user_marks: bool,
 }
 
 /// What a name stands for.
@@ -64,7 +62,7 @@ pub struct Layer {
 }
 
 impl Store {
-    /// Opens the store; the first image that is added makes it.
+    /// Opens the store; where there is none, an empty one, whose files will have the owners that the first one to add to it gives.
     ///
     /// # Errors
     /// `ImageMissing` where it was written by another version, or there is no place for it.
@@ -75,6 +73,8 @@ impl Store {
         };
         let store = Store { dir, settings: settings.clone(), scratch: Arc::default(), added: Arc::default() };
         store.format()?;
+        // What is below is of numbers that nobody has, and programs with setuid bits are among it: nobody else goes in.
+        DirBuilder::new().recursive(true).mode(0o700).create(store.layers()).map_err(|error| store.unwritable(&error))?;
         Ok(store)
     }
 
@@ -210,7 +210,7 @@ impl Store {
 
     /// Makes the store where there is none, and refuses one whose files have other owners than this process gives.
     pub(super) fn prepare(&self) -> Result<(), ImageError> {
-        let ours = Format { version: VERSION, ids: Ids::ours(&self.settings), user_marks: !root_of_host() };
+        let ours = Format { version: VERSION, ids: Ids::ours(&self.settings) };
         let theirs = match self.format()? {
             Some(format) => format,
             None => self.make(&ours).map_err(|error| self.unwritable(&error))?,
@@ -218,22 +218,18 @@ impl Store {
         if theirs == ours {
             return Ok(());
         }
-        let told = |format: &Format| {
-            let by = if format.user_marks { "a user" } else { "root" };
-            format!("{by}, whose numbers are {} and the {} behind it", format.ids.first, format.ids.count - 1)
-        };
+        let told = |ids: Ids| format!("{} to {}", ids.first, ids.first + (ids.count - 1));
         Err(missing(format!(
-            "the image store {} is of {}; here we are {}: take another (--store), or set images.first_id as it was",
+            "the files of the image store {} are of the numbers {}; this process gives them {}: be the user who made it, take another \
+             store (--store), or set images.first_id as it was",
             self.dir.display(),
-            told(&theirs),
-            told(&ours)
+            told(theirs.ids),
+            told(ours.ids)
         )))
     }
 
     fn make(&self, format: &Format) -> io::Result<Format> {
-        // What is below is of numbers that nobody has, and programs with setuid bits are among it: nobody else goes in.
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-        for dir in [self.layers(), self.images(), self.tmp()] {
+        for dir in [self.images(), self.tmp()] {
             DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }
         let _lock = lock::exclusive(&self.lock_path())?;
@@ -332,7 +328,7 @@ impl Store {
 
     fn unpack(&self, diff_id: &str, place: &Path, archive: Box<dyn Read + Send>) -> io::Result<Layer> {
         let ids = self.ids();
-        let mark = tree::opaque_mark(!root_of_host());
+        let mark = tree::opaque_mark(!ids.are_roots());
         let mut tree = tree::Tree::create(&place.join("fs"), (ids.outside(0), ids.outside(0)), mark, self.settings.unpack.depth)?;
         let mut archive = digest::Digesting::new(compression::plain(archive)?);
         let tally = unpack::unpack(&mut archive, &mut tree, ids, &self.settings.unpack)?;
