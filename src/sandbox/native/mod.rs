@@ -1,6 +1,7 @@
 //! Sandboxes of namespaces and an overlay, by no daemon.
 
-mod filter;
+pub mod cgroup;
+pub mod filter;
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
