@@ -31,7 +31,6 @@ const PATHS: &[c_long] = &[
     SYS_linkat,
     SYS_mkdirat,
     SYS_mknodat,
-    SYS_name_to_handle_at,
     SYS_newfstatat,
     SYS_openat,
     SYS_openat2,
@@ -144,9 +143,6 @@ const MEMORY: &[c_long] = &[
     SYS_munlock,
     SYS_munlockall,
     SYS_munmap,
-    SYS_pkey_alloc,
-    SYS_pkey_free,
-    SYS_pkey_mprotect,
     SYS_remap_file_pages,
 ];
 
@@ -165,8 +161,6 @@ const PROCESSES: &[c_long] = &[
     SYS_gettid,
     SYS_pidfd_open,
     SYS_prctl,
-    SYS_process_vm_readv,
-    SYS_process_vm_writev,
     SYS_ptrace,
     SYS_rseq,
     SYS_set_robust_list,
@@ -368,7 +362,7 @@ const NAMESPACES: c_int = CLONE_NEWCGROUP | CLONE_NEWIPC | CLONE_NEWNET | CLONE_
 /// # Errors
 /// On an architecture that it is not written for.
 pub fn program() -> Result<BpfProgram, BackendError> {
-    let first = |operator, value| SeccompRule::new(vec![SeccompCondition::new(0, SeccompCmpArgLen::Dword, operator, value)?]);
+    let first = |operator, value| SeccompRule::new(vec![SeccompCondition::new(0, SeccompCmpArgLen::Qword, operator, value)?]);
     let one_of = |values: &mut dyn Iterator<Item = u64>| values.map(|value| first(SeccompCmpOp::Eq, value)).collect::<Result<_, _>>();
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = TABLES.concat().into_iter().map(|call| (call, Vec::new())).collect();
     rules.insert(SYS_clone, vec![first(SeccompCmpOp::MaskedEq(NAMESPACES as u64), 0)?]);
