@@ -10,12 +10,14 @@
 //! STORE/tmp/                   what is being fetched or unpacked; swept when its process is dead
 //! ```
 
+pub mod add;
 pub mod archive;
 mod compression;
 mod digest;
 pub mod files;
 pub mod ids;
 mod image;
+pub mod keep;
 pub mod layout;
 mod lock;
 mod members;

@@ -148,7 +148,15 @@ impl Launcher {
             Cloned::Parent { pid, pidfd } => (pid, pidfd),
             Cloned::Child => {
                 drop(ours);
-                let child = Child { setup: &self.setup, ids: self.ids, uppers: &self.uppers, groups: &self.groups, start: &start, group: &group, talk: &theirs };
+                let child = Child {
+                    setup: &self.setup,
+                    ids: self.ids,
+                    uppers: &self.uppers,
+                    groups: &self.groups,
+                    start: &start,
+                    group: &group,
+                    talk: &theirs,
+                };
                 let error = child.become_sandbox(stream, &self.filter);
                 let text = format!("{}{error}", if is_full(&error) { "full " } else { "fail " });
                 let _ = send(&theirs, &text.as_bytes()[..text.len().min(WHY_BYTES)], SendFlags::NOSIGNAL);
