@@ -10,6 +10,7 @@
 //! ```
 
 pub mod ids;
+pub mod registry;
 pub mod store;
 pub mod userns;
 
@@ -28,11 +29,12 @@ pub struct Settings {
     /// First of the 65,536 user and group numbers that stand for those of images and sandboxes, where sweroll runs as root;
     /// no user of the host may have one of them. Of a store it cannot be changed.
     pub first_id: u32,
+    pub pull: registry::Settings,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { dir: None, first_id: 0x6000_0000 }
+        Settings { dir: None, first_id: 0x6000_0000, pull: registry::Settings::default() }
     }
 }
 
