@@ -262,6 +262,17 @@ mod tests {
     }
 
     #[test]
+    fn a_full_disk_is_called_so() {
+        let kind = |error: rustix::io::Errno| match disk(Path::new("x"), &error.into()) {
+            Trouble::Refused { kind, .. } => kind,
+            Trouble::Weather { .. } => panic!("another try would find the same disk"),
+        };
+        assert_eq!(kind(rustix::io::Errno::NOSPC), Kind::NoSpace);
+        assert_eq!(kind(rustix::io::Errno::DQUOT), Kind::NoSpace);
+        assert_eq!(kind(rustix::io::Errno::ROFS), Kind::ImagePull);
+    }
+
+    #[test]
     fn a_range_says_where_it_begins() {
         let at = |text: &'static str| starts_at(Some(&reqwest::header::HeaderValue::from_static(text)));
         assert_eq!(at("bytes 12-20/21"), Some(12));
