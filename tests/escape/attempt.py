@@ -135,6 +135,8 @@ def attempt(code):
     if child == 0:
         os.close(reader)
         os.setsid()
+        # Where memory runs out it is this process that goes.
+        open('/proc/self/oom_score_adj', 'w').write('1000')
         if APART:
             sys_('unshare', NAMESPACES['mnt'])
             mount(None, '/sys', None, 0x20)

@@ -3,5 +3,11 @@
 //! needs a look from outside. Without a daemon, or without native sandboxes, the tests say that they were skipped, unless
 //! `CI` is set: then they fail.
 
+mod diff;
+mod neighbours;
+mod resources;
+mod secrets;
+mod setuid;
+mod stream;
 mod support;
 mod tables;

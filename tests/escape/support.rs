@@ -5,11 +5,14 @@ use bollard::query_parameters::{AttachContainerOptionsBuilder, CreateContainerOp
 use futures_util::TryStreamExt;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use sweroll::sandbox::docker::images::{Pull, PullSettings};
+use sweroll::sandbox::native::{self, Native};
 use sweroll::sandbox::{Docker, Limits, Provider, Purpose, Sandbox, Spec, docker};
 use sweroll::toolbox::client::Toolbox;
 use sweroll::toolbox::protocol::{Answer, Command, End, Op, Run};
+use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::OnceCell;
 
@@ -28,17 +31,43 @@ pub enum Backend {
 pub struct Place {
     pub backend: Backend,
     pub provider: Box<dyn Provider>,
+    /// Where a native one keeps what its sandboxes write.
+    pub scratch: Option<TempDir>,
 }
 
 /// Every backend that this host has; the others are told, and fail the test where `CI` is set.
 pub async fn places() -> Vec<Place> {
+    places_with(native::Settings::default()).await
+}
+
+/// The same where little can be written: see `resources.toml`.
+pub async fn small_places() -> Vec<Place> {
+    places_with(native::Settings { upper_bytes: 64 << 20, upper_files: 1000, tmp_bytes: 16 << 20, ..native::Settings::default() }).await
+}
+
+async fn places_with(settings: native::Settings) -> Vec<Place> {
+    let native = settings;
     let mut places = Vec::new();
     if has_debian().await {
         let pull = PullSettings { when: Pull::Never, ..PullSettings::default() };
         let settings = docker::Settings { pull, toolbox_path: toolbox_path(), ..docker::Settings::default() };
-        places.push(Place { backend: Backend::Docker, provider: Box::new(Docker::connect(settings).await.unwrap()) });
+        places.push(Place { backend: Backend::Docker, provider: Box::new(Docker::connect(settings).await.unwrap()), scratch: None });
+    }
+    if NATIVE {
+        let scratch = tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o755)).tempdir_in("/var/tmp").unwrap();
+        let settings = native::Settings { scratch: Some(scratch.path().to_owned()), toolbox_path: toolbox_path(), ..native };
+        let provider = Native::start_up(settings, images().await).await.unwrap();
+        places.push(Place { backend: Backend::Native, provider: Box::new(provider), scratch: Some(scratch) });
     }
     places
+}
+
+const NATIVE: bool = false;
+
+/// The store with the image, taken once from the daemon.
+async fn images() -> sweroll::images::Settings {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("images-debian");
+    sweroll::images::Settings { dir: Some(dir), ..sweroll::images::Settings::default() }
 }
 
 pub fn toolbox_path() -> Option<PathBuf> {

@@ -3,7 +3,12 @@
 use crate::support::*;
 
 /// Every table, and what it is about.
-const TABLES: [(&str, &str); 2] = [("kernel", "The kernel's interfaces"), ("host", "The host")];
+const TABLES: [(&str, &str); 4] = [
+    ("kernel", "The kernel's interfaces"),
+    ("host", "The host"),
+    ("setuid", "Programs that are more than their caller"),
+    ("stream", "The toolbox and its stream"),
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_attempt_is_refused() {
