@@ -94,7 +94,8 @@ impl Child<'_> {
     fn limits(&self) -> io::Result<()> {
         let both = |value| Rlimit { current: Some(value), maximum: Some(value) };
         setrlimit(Resource::Nofile, both(self.setup.nofile))?;
-        setrlimit(Resource::Core, both(0))?;
+        // Not 0: where the host pipes core dumps to a program of its own, only a limit of 1 keeps it from being run.
+        setrlimit(Resource::Core, both(1))?;
         for (resource, value) in self.group.rlimits() {
             setrlimit(resource, both(value))?;
         }
