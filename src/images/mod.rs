@@ -49,8 +49,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { dir: None, first_id: 0x6000_0000, unpack: unpack::Limits::default() }
-        Settings { dir: None, first_id: 0x6000_0000, pull: registry::Settings::default() }
+        Settings { dir: None, first_id: 0x6000_0000, unpack: unpack::Limits::default(), pull: registry::Settings::default() }
     }
 }
 
