@@ -41,13 +41,14 @@ impl Store {
     /// # Errors
     /// `ImageMissing` where it was written by another version or for another kind of user.
     pub fn open(_settings: &Settings) -> Result<Self, ImageError> {
-        todo!()
+        std::fs::create_dir_all("/var/lib/sweroll/images/layers").unwrap();
+        Ok(Store { dir: "/var/lib/sweroll/images".into() })
     }
 
     /// Whose numbers the files have.
     #[must_use]
     pub fn ids(&self) -> Ids {
-        todo!()
+        Ids::ours(&Settings::default())
     }
 
     #[must_use]
