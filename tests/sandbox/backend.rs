@@ -3,7 +3,9 @@
 use crate::daemon;
 use crate::host;
 use crate::image::{DEBIAN, EMPTY};
-use crate::support::toolbox_path;
+use crate::support::{said, spec, toolbox_path};
+use bollard::query_parameters::KillContainerOptions;
+use rustix::process::{Pid, Signal, kill_process};
 use std::fmt;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use sweroll::domain::Failure;
 use sweroll::sandbox::docker::Stream;
-use sweroll::sandbox::{Docker, Limits, Local, Provider, Purpose, Sandbox, Spec, docker, local};
+use sweroll::sandbox::{Docker, Limits, Local, Provider, Sandbox, Spec, docker, local};
 use tempfile::TempDir;
 
 /// Longer than any case takes.
@@ -53,6 +55,15 @@ pub enum Image {
     Debian,
 }
 
+impl Image {
+    pub fn name(self) -> &'static str {
+        match self {
+            Image::Empty => EMPTY,
+            Image::Debian => DEBIAN,
+        }
+    }
+}
+
 /// A backend with a directory of its own for one case.
 pub struct Backend {
     pub on: On,
@@ -76,18 +87,18 @@ impl Backend {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
-        let provider = provide(on, dir.path(), toolbox_path()).await.unwrap();
+        let provider = on.provide(dir.path(), toolbox_path()).await.unwrap();
         Some(Backend { on, provider, case, image, dir })
     }
 
     /// Another engine's, with the same directory.
     pub async fn another(&self) -> Arc<dyn Provider> {
-        provide(self.on, self.dir.path(), toolbox_path()).await.unwrap()
+        self.on.provide(self.dir.path(), toolbox_path()).await.unwrap()
     }
 
     /// One whose sandboxes begin with another program.
     pub async fn with_program(&self, program: &Path) -> Result<Arc<dyn Provider>, Failure> {
-        provide(self.on, self.dir.path(), program.to_owned()).await
+        self.on.provide(self.dir.path(), program.to_owned()).await
     }
 
     pub fn dir(&self) -> &Path {
@@ -95,18 +106,7 @@ impl Backend {
     }
 
     pub fn spec(&self) -> Spec {
-        let (image, workdir) = match self.image {
-            Image::Empty => (EMPTY, "/work"),
-            Image::Debian => (DEBIAN, "/tmp"),
-        };
-        Spec {
-            run: format!("test-{}-{}-{}", self.case.replace('_', "-"), self.on, std::process::id()),
-            attempt: "test__one-1@0.1".parse().unwrap(),
-            purpose: Purpose::Agent,
-            image: image.into(),
-            workdir: workdir.into(),
-            limits: Limits { memory: 256 << 20, cpus: 1.0, pids: 64, ..Limits::default() },
-        }
+        spec(&format!("{}-{}", self.case.replace('_', "-"), self.on), self.image.name())
     }
 
     pub fn spec_with(&self, limits: Limits) -> Spec {
@@ -125,6 +125,28 @@ impl Backend {
     pub fn mark(&self) -> String {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         format!("1000.{}{:04}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The sandbox's first process, as the host numbers it: it adopts what its commands leave running. Needs a shell inside.
+    pub async fn first_process(&self, sandbox: &dyn Sandbox) -> i32 {
+        let mark = self.mark();
+        said(sandbox.toolbox(), &format!("sleep {mark} > /dev/null 2>&1 &")).await;
+        assert!(host::soon(async || !host::running(&mark).is_empty()).await);
+        host::parent(host::running(&mark)[0])
+    }
+
+    /// Kills the run's one sandbox behind its engine's back: the first process, or as a daemon's client would.
+    pub async fn kill(&self, run: &str, first_process: i32) {
+        if self.on == On::Attach {
+            let id = daemon::containers(run).await.pop().unwrap();
+            return daemon::client().kill_container(&id, None::<KillContainerOptions>).await.unwrap();
+        }
+        kill_process(Pid::from_raw(first_process).unwrap(), Signal::KILL).unwrap();
+    }
+
+    /// Gives the backend an image.
+    pub async fn load(&self, _name: &str, archive: Vec<u8>) {
+        daemon::load(archive).await;
     }
 
     /// What the run's sandboxes have on the host now.
@@ -162,23 +184,23 @@ impl Backend {
     }
 }
 
-async fn provide(on: On, dir: &Path, program: PathBuf) -> Result<Arc<dyn Provider>, Failure> {
-    let of_daemon = |stream| docker::Settings {
-        toolbox_path: Some(program.clone()),
-        private_dir: Some(dir.into()),
-        ..daemon::settings(stream)
-    };
-    Ok(match on {
-        On::Docker => Arc::new(Docker::connect(of_daemon(Stream::Socket)).await?),
-        On::Attach => Arc::new(Docker::connect(of_daemon(Stream::Attach)).await?),
-        On::Local => Arc::new(Local::new(local::Settings { toolbox_path: Some(program), private_dir: Some(dir.into()) })),
-        On::Native => unreachable!("native sandboxes are not built yet"),
-    })
-}
-
 /// Directories of sandboxes, which have numbers for names, in those of their engines.
 fn homes(dir: &Path) -> Vec<String> {
     let inside = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
     let is_number = |path: &PathBuf| path.file_name().unwrap().to_str().is_some_and(|name| name.parse::<u64>().is_ok());
     inside(dir).iter().flat_map(|engine| inside(engine)).filter(is_number).map(|path| path.display().to_string()).collect()
+}
+
+impl On {
+    /// An engine's provider, with its things in that directory and its sandboxes beginning with that program.
+    pub async fn provide(self, dir: &Path, program: PathBuf) -> Result<Arc<dyn Provider>, Failure> {
+        let of_daemon =
+            |stream| docker::Settings { toolbox_path: Some(program.clone()), private_dir: Some(dir.into()), ..daemon::settings(stream) };
+        Ok(match self {
+            On::Docker => Arc::new(Docker::connect(of_daemon(Stream::Socket)).await?),
+            On::Attach => Arc::new(Docker::connect(of_daemon(Stream::Attach)).await?),
+            On::Local => Arc::new(Local::new(local::Settings { toolbox_path: Some(program), private_dir: Some(dir.into()) })),
+            On::Native => unreachable!("native sandboxes are not built yet"),
+        })
+    }
 }

@@ -1,11 +1,24 @@
-//! Short ways to say things to a toolbox.
+//! Short ways to ask for a sandbox, and to say things to its toolbox.
 
+use crate::image::EMPTY;
 use std::path::PathBuf;
+use sweroll::sandbox::{Limits, Purpose, Spec};
 use sweroll::toolbox::client::Toolbox;
 use sweroll::toolbox::protocol::{Answer, Command, End, Op, Ran, Run};
 
 pub fn toolbox_path() -> PathBuf {
     env!("CARGO_BIN_EXE_sweroll").into()
+}
+
+pub fn spec(test: &str, image: &str) -> Spec {
+    Spec {
+        run: format!("test-{test}-{}", std::process::id()),
+        attempt: "test__one-1@0.1".parse().unwrap(),
+        purpose: Purpose::Agent,
+        image: image.into(),
+        workdir: if image == EMPTY { "/work" } else { "/tmp" }.into(),
+        limits: Limits { memory: 256 << 20, cpus: 1.0, pids: 64, ..Limits::default() },
+    }
 }
 
 pub fn run(what: Command) -> Op {
