@@ -3,6 +3,7 @@
 use crate::daemon;
 use crate::host;
 use crate::image::{DEBIAN, EMPTY};
+use crate::store;
 use crate::support::{said, spec, toolbox_path};
 use bollard::query_parameters::KillContainerOptions;
 use rustix::process::{Pid, Signal, kill_process};
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use sweroll::domain::Failure;
 use sweroll::sandbox::docker::Stream;
+use sweroll::sandbox::native::{self, Native};
 use sweroll::sandbox::{Docker, Limits, Local, Provider, Sandbox, Spec, docker, local};
 use tempfile::TempDir;
 
@@ -78,17 +80,22 @@ impl Backend {
     pub async fn start_up(on: On, image: Image, case: &'static str) -> Option<Self> {
         let why_not = match on {
             On::Docker | On::Attach => daemon::why_not(image).await,
-            On::Native => Some("native sandboxes are not built yet".to_owned()),
+            On::Native => store::why_not(image).await,
             On::Local => None,
         };
-        if let Some(why_not) = why_not {
-            assert!(std::env::var_os("CI").is_none(), "{why_not}, and CI is set");
-            eprintln!("skipped: {why_not}");
-            return None;
-        }
         let dir = tempfile::tempdir().unwrap();
-        let provider = on.provide(dir.path(), toolbox_path()).await.unwrap();
-        Some(Backend { on, provider, case, image, dir })
+        let provider = match why_not {
+            Some(why_not) => Err(why_not),
+            None => on.provide(dir.path(), toolbox_path()).await.map_err(|failure| failure.to_string()),
+        };
+        match provider {
+            Ok(provider) => Some(Backend { on, provider, case, image, dir }),
+            Err(why_not) => {
+                assert!(std::env::var_os("CI").is_none(), "{why_not}, and CI is set");
+                eprintln!("skipped: {why_not}");
+                None
+            }
+        }
     }
 
     /// Another engine's, with the same directory.
@@ -145,8 +152,11 @@ impl Backend {
     }
 
     /// Gives the backend an image.
-    pub async fn load(&self, _name: &str, archive: Vec<u8>) {
-        daemon::load(archive).await;
+    pub async fn load(&self, archive: Vec<u8>) {
+        match self.on {
+            On::Native => store::import(&archive),
+            _ => daemon::load(archive).await,
+        }
     }
 
     /// What the run's sandboxes have on the host now.
@@ -200,7 +210,10 @@ impl On {
             On::Docker => Arc::new(Docker::connect(of_daemon(Stream::Socket)).await?),
             On::Attach => Arc::new(Docker::connect(of_daemon(Stream::Attach)).await?),
             On::Local => Arc::new(Local::new(local::Settings { toolbox_path: Some(program), private_dir: Some(dir.into()) })),
-            On::Native => unreachable!("native sandboxes are not built yet"),
+            On::Native => {
+                let settings = native::Settings { scratch: Some(dir.into()), toolbox_path: Some(program), ..native::Settings::default() };
+                Arc::new(Native::start_up(settings, store::settings()).await?)
+            }
         })
     }
 }

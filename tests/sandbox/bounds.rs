@@ -61,11 +61,21 @@ pub async fn memory_survived_is_not_the_end(backend: &Backend) {
     sandbox.destroy().await.unwrap();
 }
 
+/// Of a size that a host would survive without a limit too.
 pub async fn a_fork_bomb_is_survived(backend: &Backend) {
     let sandbox = backend.sandbox().await;
     let mark = backend.mark();
-    let bomb = format!("b() {{ b | b & }}; b; (while :; do sleep {mark} & done) 2> /dev/null");
-    let (ran, _) = ran(sandbox.toolbox(), shell_for(2_000, &bomb)).await;
+    let bomb = format!(
+        "b() {{ [ $1 -gt 0 ] && b $(($1 - 1)) | b $(($1 - 1)) & }}; b 7; \
+        for n in $(seq 300); do setsid sleep {mark} & done 2> /dev/null; wait"
+    );
+    let call = ran(sandbox.toolbox(), shell_for(3_000, &bomb));
+    let watch = async {
+        let full = async || host::running(&mark).len() > 20;
+        let most = if host::soon(full).await { host::running(&mark).len() } else { 0 };
+        assert!(most > 20 && most <= 64, "{most} processes, of 64 at most");
+    };
+    let ((ran, _), ()) = tokio::join!(call, watch);
     assert_eq!(ran.end, End::TimedOut);
     // What it left, if anything, can at most keep the next commands waiting.
     let answers = async || matches!(sandbox.toolbox().call(shell("echo alive"), b"").await, Ok((_, blob)) if blob.as_ref() == b"alive\n");

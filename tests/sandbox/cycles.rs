@@ -39,8 +39,7 @@ pub async fn many_cycles_leave_nothing(backend: &Backend) {
         return;
     }
     let (count, at_once) = match backend.on {
-        On::Docker => (20, 4),
-        On::Attach => (4, 2),
+        On::Docker | On::Attach => (20, 4),
         On::Native => (1000, 8),
         On::Local => (200, 8),
     };

@@ -47,6 +47,9 @@ fn pack(entries: &[(&str, u32, &[u8])]) -> Vec<u8> {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(if path.ends_with('/') { tar::EntryType::Directory } else { tar::EntryType::Regular });
         header.set_mode(*mode);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         header.set_size(bytes.len() as u64);
         archive.append_data(&mut header, path, *bytes).unwrap();
     }

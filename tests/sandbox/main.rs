@@ -16,5 +16,6 @@ mod image;
 mod inside;
 mod processes;
 mod starts;
+mod store;
 mod support;
 mod table;

@@ -85,7 +85,7 @@ pub async fn the_images_user_and_variables_hold(backend: &Backend) {
     for (n, (user, numbers, groups, home)) in cases.into_iter().enumerate() {
         let name = format!("sweroll-test/user-{n}:1");
         let env = json!(["PATH=/opt/tools:/bin", "GREETING=two words = one", "EMPTY="]);
-        backend.load(&name, archive(&name, json!({"User": user, "Env": env}))).await;
+        backend.load(archive(&name, json!({"User": user, "Env": env}))).await;
         let sandbox = backend.start(&Spec { image: name, ..backend.spec() }).await;
         let status = read(sandbox.toolbox(), "/proc/1/status").await;
         let field = |name: &str| {
@@ -105,7 +105,7 @@ pub async fn the_images_user_and_variables_hold(backend: &Backend) {
 
 pub async fn an_unknown_user_is_told(backend: &Backend) {
     let name = "sweroll-test/user-unknown:1";
-    backend.load(name, archive(name, json!({"User": "nobody-knows"}))).await;
+    backend.load(archive(name, json!({"User": "nobody-knows"}))).await;
     let spec = Spec { image: name.into(), ..backend.spec() };
     let failure = refused(&*backend.provider, &spec).await;
     assert!(failure.kind == Kind::SandboxStart && failure.message.contains("nobody-knows"), "{failure}");
@@ -145,7 +145,7 @@ pub async fn silence_is_told(backend: &Backend) {
 }
 
 pub async fn many_start_at_once(backend: &Backend) {
-    let count = if backend.on == On::Docker { 12 } else { 64 };
+    let count = if backend.on == On::Docker { 8 } else { 64 };
     let spec = backend.spec();
     let starts = futures_util::stream::iter(0..count).map(|_| backend.provider.start(&spec)).buffer_unordered(count);
     let started: Vec<Box<dyn Sandbox>> = starts.try_collect().await.unwrap();

@@ -61,10 +61,10 @@ table! {
     Empty starts::a_relative_workdir_is_told            runs     stream    runs      runs
     Empty starts::the_images_user_and_variables_hold    runs     stream    runs      images
     Empty starts::an_unknown_user_is_told               runs     stream    runs      images
-    Empty starts::a_foreign_program_is_told             runs     runs      runs      runs
-    Empty starts::silence_is_told                       runs     runs      launcher  runs
+    Empty starts::a_foreign_program_is_told             runs     stream    runs      runs
+    Empty starts::silence_is_told                       runs     stream    launcher  runs
     Empty starts::many_start_at_once                    runs     stream    runs      runs
-    Empty starts::a_start_given_up_leaves_nothing       runs     runs      runs      runs
+    Empty starts::a_start_given_up_leaves_nothing       runs     stream    runs      runs
     Empty starts::a_rebuilt_program_does_not_disturb    runs     stream    runs      lasting
 
     Empty inside::it_is_closed_but_for_the_toolbox      runs     stream    runs      open
@@ -76,7 +76,7 @@ table! {
     Debian inside::no_command_speaks_for_the_toolbox    runs     pipes     runs      open
     Debian inside::no_test_looks_into_the_toolbox       runs     stream    runs      open
 
-    Debian commands::a_deadline_takes_everything        runs     runs      runs      runs
+    Debian commands::a_deadline_takes_everything        runs     stream    runs      runs
     Debian commands::floods                             runs     runs      runs      runs
     Debian commands::background_children_hold_nobody    runs     stream    runs      runs
     Debian commands::bytes_that_are_no_text             runs     runs      runs      runs
@@ -84,7 +84,7 @@ table! {
     Debian commands::what_cannot_start_did_not_fail     runs     stream    runs      runs
 
     Debian bounds::memory_of_a_command_is_counted       runs     stream    runs      boundless
-    Empty bounds::memory_of_everything_is_the_end       runs     runs      runs      boundless
+    Empty bounds::memory_of_everything_is_the_end       runs     stream    runs      boundless
     Debian bounds::memory_survived_is_not_the_end       runs     stream    runs      boundless
     Debian bounds::a_fork_bomb_is_survived              runs     stream    runs      boundless
     Debian bounds::shared_memory_is_bounded             runs     stream    runs      boundless
@@ -98,5 +98,5 @@ table! {
 
     Debian engines::a_dead_engine_leaves_nothing        runs     runs      runs      runs
 
-    Empty cycles::many_cycles_leave_nothing             runs     runs      runs      runs
+    Empty cycles::many_cycles_leave_nothing             runs     stream    runs      runs
 }
