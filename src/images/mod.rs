@@ -14,6 +14,7 @@ pub mod add;
 pub mod archive;
 mod compression;
 mod digest;
+pub mod directory;
 pub mod files;
 pub mod ids;
 mod image;
