@@ -16,6 +16,7 @@ pub mod archive;
 mod compression;
 pub mod daemon;
 mod digest;
+pub mod directory;
 pub mod files;
 pub mod ids;
 mod image;
