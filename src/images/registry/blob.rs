@@ -58,7 +58,7 @@ impl Blob {
             let mut said = Trouble::refused("no source");
             for (n, source) in sources.iter().enumerate() {
                 let is_last = n + 1 == sources.len();
-                match self.from_source(client, source, &mut part, patience(is_last)).await {
+                match self.try_at(client, source, &mut part, patience(is_last)).await {
                     Ok(()) => {
                         let _ = part.file.unlock();
                         return Ok(Arc::new(part.file));
@@ -106,7 +106,7 @@ impl Blob {
         }
     }
 
-    async fn from_source(&self, client: &Client, source: &Source, part: &mut Part, mut patience: Patience) -> Result<(), Trouble> {
+    async fn try_at(&self, client: &Client, source: &Source, part: &mut Part, mut patience: Patience) -> Result<(), Trouble> {
         let began = Instant::now();
         let mut furthest = part.length;
         loop {
