@@ -209,15 +209,16 @@ impl Inner {
             Err(_) => Err(failed(&format!("it did not answer within {} s (start_timeout_s)", spec.limits.start_timeout_s))),
         }
     }
+}
 
-    async fn sweep(&self) -> usize {
-        let base = self.settings.scratch.clone().unwrap_or_else(|| SCRATCH.into());
-        let sweeping = tokio::task::spawn_blocking(move || {
-            let groups = Owner::ours().map_or(0, |here| cgroup::sweep(&here, owner::look));
-            private_dir::sweep(Some(&base), |_| ()) + groups
-        });
-        sweeping.await.unwrap_or(0)
-    }
+/// Removes what dead engines left: scratch directories and control groups. Returns how many.
+pub async fn sweep(settings: &Settings) -> usize {
+    let base = settings.scratch.clone().unwrap_or_else(|| SCRATCH.into());
+    let sweeping = tokio::task::spawn_blocking(move || {
+        let groups = Owner::ours().map_or(0, |here| cgroup::sweep(&here, owner::look));
+        private_dir::sweep(Some(&base), |_| ()) + groups
+    });
+    sweeping.await.unwrap_or(0)
 }
 
 fn stream() -> std::io::Result<(UnixStream, OwnedFd)> {
@@ -252,7 +253,7 @@ impl Provider for Native {
     }
 
     fn sweep<'a>(&'a self, _run: &'a str) -> BoxFuture<'a, Result<usize, Failure>> {
-        async { Ok(self.0.sweep().await) }.boxed()
+        async { Ok(sweep(&self.0.settings).await) }.boxed()
     }
 }
 
