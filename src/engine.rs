@@ -18,7 +18,7 @@ use crate::{
     },
     endpoint::{Limiter, ModelClient, OpenAi},
     grading,
-    sandbox::{Provider, docker::Docker, local::Local},
+    sandbox::{Provider, docker::Docker, local::Local, native::Native},
     scheduler::{
         core::Core,
         driver::{self, End, Stop},
@@ -58,7 +58,8 @@ pub async fn preflight(settings: &Settings) -> Result<Ready, Failure> {
 
 async fn provider(settings: &Settings) -> Result<Arc<dyn Provider>, Failure> {
     Ok(match settings.sandbox.backend {
-        Backend::Auto | Backend::Native | Backend::Docker => Arc::new(Docker::connect(settings.sandbox.docker.clone()).await?),
+        Backend::Native => Arc::new(Native::start_up(settings.sandbox.native.clone(), settings.images.clone()).await?),
+        Backend::Auto | Backend::Docker => Arc::new(Docker::connect(settings.sandbox.docker.clone()).await?),
         Backend::Local => Arc::new(Local::new(settings.sandbox.local.clone())),
     })
 }

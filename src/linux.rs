@@ -63,6 +63,19 @@ pub fn loopback_up() -> io::Result<()> {
     checked(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }.into()).map(drop)
 }
 
+/// `keyctl(KEYCTL_JOIN_SESSION_KEYRING)`: leaves the session's keys behind.
+///
+/// # Errors
+/// What the kernel says; none where it has no keyrings.
+pub fn new_session_keyring() -> io::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: the null pointer asks for a keyring without a name.
+    match checked(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) }) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOSYS) => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// A file as a block device, which goes once nothing has it open or mounted: `ioctl(LOOP_CTL_GET_FREE)`, `ioctl(LOOP_CONFIGURE)`.
 ///
 /// # Errors

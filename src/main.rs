@@ -6,5 +6,8 @@ fn main() -> ExitCode {
     if args.get(1).is_some_and(|word| word == "toolbox") {
         return sweroll::toolbox::main(&args[2..]);
     }
+    if args.get(1).is_some_and(|word| word == "launcher") {
+        return sweroll::sandbox::native::launcher::main();
+    }
     sweroll::cli::main()
 }

@@ -53,7 +53,7 @@ pub fn run(args: &Args) -> Outcome {
     settings.instances.samples = 2;
     settings.endpoint.url = format!("http://{}/v1", server.1);
     settings.endpoint.model = "scripted-gold".to_owned();
-    settings.sandbox.backend = Backend::Local;
+    settings.sandbox.backend = if std::env::var_os("NATIVE").is_some() { Backend::Native } else { Backend::Local };
     settings.scheduler.concurrency = 4;
     // One of the instances has a test that hangs.
     settings.grading.tests_timeout_s = 3;

@@ -30,6 +30,12 @@ impl Ids {
         }
     }
 
+    /// Whether they are root's to give: then the kernel's own overlay attributes (`trusted.`) are ours to write, else `user.` ones.
+    #[must_use]
+    pub fn are_roots(&self) -> bool {
+        self.first > 1
+    }
+
     /// The number outside of one inside; what is past the range is the last one's, as a file needs some owner.
     #[must_use]
     pub fn outside(&self, inside: u64) -> u32 {

@@ -108,8 +108,7 @@ fn spawn(program: &Path, home: &Path, workdir: &Path) -> std::io::Result<(Proces
 
 impl Provider for Local {
     fn capacity(&self) -> Option<Capacity> {
-        let processors = std::thread::available_parallelism().ok().and_then(|count| u32::try_from(count.get()).ok())?;
-        Some(Capacity { processors: processors.into(), memory: total_memory()? })
+        capacity()
     }
 
     fn check(&self) -> BoxFuture<'_, Result<(), Failure>> {
@@ -125,6 +124,12 @@ impl Provider for Local {
         let sweeping = tokio::task::spawn_blocking(move || private_dir::sweep(base.as_deref(), process::kill_all_of));
         async { Ok(sweeping.await.unwrap_or(0)) }.boxed()
     }
+}
+
+/// Of this host.
+pub(super) fn capacity() -> Option<Capacity> {
+    let processors = std::thread::available_parallelism().ok().and_then(|count| u32::try_from(count.get()).ok())?;
+    Some(Capacity { processors: processors.into(), memory: total_memory()? })
 }
 
 /// Bytes of this host's memory.

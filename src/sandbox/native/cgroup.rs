@@ -58,8 +58,11 @@ struct Parent {
 
 impl Drop for Parent {
     fn drop(&mut self) {
-        // Not where there are sandboxes left in it: then it is swept.
-        let _ = std::fs::remove_dir(&self.path);
+        // Its path may lead elsewhere by now, in the launcher's own world. Not where there are sandboxes left in it: then it is swept.
+        let above = openat(&self.dir, "..", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        if let (Ok(above), Some(name)) = (above, self.path.file_name()) {
+            let _ = unlinkat(above, name, AtFlags::REMOVEDIR);
+        }
     }
 }
 
@@ -85,6 +88,12 @@ impl Groups {
             missing.push("no control groups are mounted".to_owned());
         }
         Groups { parents: parents.into(), missing }
+    }
+
+    /// Where the groups are on the host.
+    #[must_use]
+    pub fn directories(&self) -> Vec<PathBuf> {
+        self.parents.iter().map(|parent| parent.path.clone()).collect()
     }
 
     fn version_of(&self, controller: Controller) -> Option<Version> {
@@ -136,7 +145,8 @@ impl Groups {
     /// Linux 5.14; before, all sandboxes together). `RLIMIT_DATA` and not `RLIMIT_AS`: runtimes reserve far more than they use.
     #[must_use]
     pub fn rlimits(&self, limits: &Limits, nofile: u64) -> Vec<(Resource, u64)> {
-        let mut list = vec![(Resource::Nofile, nofile), (Resource::Core, 0)];
+        // Not 0: where the host pipes core dumps to a program of its own, only a limit of 1 keeps it from being run.
+        let mut list = vec![(Resource::Nofile, nofile), (Resource::Core, 1)];
         if limits.memory > 0 && self.version_of(Controller::Memory).is_none() {
             list.push((Resource::Data, limits.memory));
         }

@@ -1,10 +1,38 @@
-//! Sandboxes of namespaces and an overlay, by no daemon.
+//! Sandboxes of namespaces and an overlay, by no daemon. See docs/sandbox.md for what they are made of.
 
 pub mod cgroup;
 pub mod filter;
+mod images;
+pub mod launcher;
+mod link;
 
+use super::owner::{self, Owner};
+use super::private_dir::{self, PrivateDir};
+use super::program::Program;
+use super::{Capacity, Fate, Provider, Sandbox, Spec, workdir};
+use crate::domain::{Failure, Kind};
+use crate::images::{Image, Settings as ImageSettings};
+use crate::toolbox::client::Toolbox;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use images::Images;
+use launcher::wire::{Setup, Start};
+use link::{Link, State};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// How long after its stream broke a sandbox may still run before it counts as alive.
+const DYING: Duration = Duration::from_secs(5);
+/// Where scratch directories are made; not the runtime directory, which is small and in memory.
+const SCRATCH: &str = "/var/tmp";
 
 /// Where what a sandbox writes is kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +50,7 @@ pub enum Upper {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Where what the sandboxes write is kept while they live; none: `/var/tmp`, the temporary directory.
+    /// Where what the sandboxes write is kept while they live; none: `/var/tmp`.
     pub scratch: Option<PathBuf>,
     pub upper: Upper,
     /// Bytes that a sandbox may write over its image.
@@ -33,9 +61,11 @@ pub struct Settings {
     pub tmp_bytes: u64,
     /// Open files allowed to a process in a sandbox.
     pub nofile: u64,
+    /// Sandboxes being started at the same time.
+    pub starts_in_flight: usize,
     /// Seconds for a sandbox to be gone once it was killed.
     pub remove_timeout_s: u64,
-    /// The program that serves inside the sandboxes; none: this one.
+    /// The program that serves inside the sandboxes and launches them; none: this one.
     pub toolbox_path: Option<PathBuf>,
 }
 
@@ -48,8 +78,258 @@ impl Default for Settings {
             upper_files: 1 << 20,
             tmp_bytes: 1 << 30,
             nofile: 16384,
+            starts_in_flight: 16,
             remove_timeout_s: 60,
             toolbox_path: None,
         }
+    }
+}
+
+/// A provider on this host; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Native(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    settings: Settings,
+    images: Images,
+    setup: Setup,
+    program: Program,
+    link: Mutex<Arc<Link>>,
+    starts: Semaphore,
+    next: AtomicU64,
+    _private: PrivateDir,
+}
+
+impl Native {
+    /// Starts the launcher, which finds out what this host allows. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// `SandboxStart` where the kernel does not allow native sandboxes to this user, with the mend.
+    pub async fn start_up(settings: Settings, images: ImageSettings) -> Result<Self, Failure> {
+        let private = PrivateDir::create(Some(settings.scratch.as_deref().unwrap_or(Path::new(SCRATCH))))?;
+        let program = Program::install(settings.toolbox_path.as_deref(), private.path())?;
+        let owner = Owner::ours()
+            .map_err(|error| Failure::new(Kind::SandboxStart, format!("/proc does not tell this process's identity: {error}")))?;
+        let images = Images::open(images, program.path(), private.path())?;
+        let setup = Setup {
+            layers: images.store().layers(),
+            ids: Some(images.store().ids()),
+            first_id: images.settings().first_id,
+            scratch: private.path().to_owned(),
+            toolbox: program.path().to_owned(),
+            label: owner.to_string(),
+            upper: settings.upper,
+            upper_bytes: settings.upper_bytes,
+            upper_files: settings.upper_files,
+            tmp_bytes: settings.tmp_bytes,
+            nofile: settings.nofile,
+        };
+        let link = Mutex::new(Arc::new(Link::start(program.path(), &setup).await?));
+        let starts = Semaphore::new(settings.starts_in_flight.max(1));
+        Ok(Native(Arc::new(Inner { settings, images, setup, program, link, starts, next: AtomicU64::new(1), _private: private })))
+    }
+
+    /// Whether the image is there.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    pub fn has(&self, image: &str) -> Result<bool, Failure> {
+        self.0.images.is_present(image)
+    }
+}
+
+impl Inner {
+    /// The launcher, another where it died.
+    async fn link(&self) -> Result<Arc<Link>, Failure> {
+        let mut link = self.link.lock().await;
+        if link.is_over() {
+            tracing::warn!("the launcher of the sandboxes is gone, and its sandboxes with it; starting another");
+            *link = Arc::new(Link::start(self.program.path(), &self.setup).await?);
+        }
+        Ok(link.clone())
+    }
+
+    async fn start(&self, spec: &Spec) -> Result<Box<dyn Sandbox>, Failure> {
+        workdir::check_absolute(&spec.workdir)?;
+        if spec.limits.network {
+            let mend = "leave sandbox.limits.network off, or take --sandbox docker";
+            return Err(Failure::new(Kind::SandboxStart, format!("native sandboxes reach no network: {mend}")));
+        }
+        let image = self.images.ensure(&spec.image).await?;
+        let failed = |why: &dyn std::fmt::Display| {
+            Failure::new(Kind::SandboxStart, format!("no native sandbox of image {} for {}: {why}", spec.image, spec.attempt))
+        };
+        let _slot = self.starts.acquire().await.map_err(|error| failed(&error))?;
+        let deadline = Instant::now() + Duration::from_secs(spec.limits.start_timeout_s);
+        let link = self.link().await?;
+        let (ours, theirs) = stream().map_err(|error| failed(&error))?;
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let layers = image.as_ref().map(|image| image.layers.clone());
+        let workdir = image.as_ref().map_or(&spec.workdir, |image| &image.workdir).clone();
+        let env = image.as_ref().map(|image| image.env.clone()).unwrap_or_default();
+        let user = image.as_ref().map(|image| image.user.clone()).unwrap_or_default();
+        let order = Start { id, layers, workdir, env, user, limits: spec.limits.clone() };
+        let state = link.launch(order, theirs).await.map_err(|error| failed(&error))?;
+        // From here on, dropping it kills it.
+        let remove_timeout = Duration::from_secs(self.settings.remove_timeout_s);
+        let lease = Lease { id, link, state, remove_timeout, _image: image.clone() };
+        let patience = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
+        let mut state = lease.state.clone();
+        let met = tokio::select! {
+            met = Toolbox::connect_with(ours, patience, spec.limits.toolbox) => met.map_err(|error| failed(&error)),
+            state = state.wait_for(|state| *state != State::Wanted) => Err(match state.as_deref() {
+                Ok(State::Failed { message, no_space: true }) => Failure::new(Kind::NoSpace, failed(message).message),
+                Ok(State::Failed { message, .. }) => failed(message),
+                Ok(State::Ended { code: Some(code), .. }) => failed(&format!("its toolbox ended with code {code} before it greeted")),
+                _ => failed(&"their launcher is gone"),
+            }),
+        };
+        let toolbox = match met {
+            Ok(toolbox) => toolbox,
+            // What it failed by is known better by the launcher.
+            Err(failure) => match timeout(Duration::from_millis(500), state.wait_for(|state| *state != State::Wanted)).await {
+                Ok(Ok(state)) => match &*state {
+                    State::Failed { message, no_space: false } => return Err(failed(message)),
+                    State::Failed { message, .. } => return Err(Failure::new(Kind::NoSpace, failed(message).message)),
+                    _ => return Err(failure),
+                },
+                _ => return Err(failure),
+            },
+        };
+        let sandbox = NativeSandbox { lease, toolbox, workdir: spec.workdir.clone(), image };
+        let checked =
+            timeout_at(deadline.max(Instant::now() + Duration::from_secs(1)), workdir::check(&sandbox.toolbox, &spec.workdir, &spec.image));
+        match checked.await {
+            Ok(Ok(())) => Ok(Box::new(sandbox)),
+            Ok(Err(failure)) => {
+                let _ = sandbox.lease.end().await;
+                Err(failure)
+            }
+            Err(_) => Err(failed(&format!("it did not answer within {} s (start_timeout_s)", spec.limits.start_timeout_s))),
+        }
+    }
+
+    async fn sweep(&self) -> usize {
+        let base = self.settings.scratch.clone().unwrap_or_else(|| SCRATCH.into());
+        let sweeping = tokio::task::spawn_blocking(move || {
+            let groups = Owner::ours().map_or(0, |here| cgroup::sweep(&here, owner::look));
+            private_dir::sweep(Some(&base), |_| ()) + groups
+        });
+        sweeping.await.unwrap_or(0)
+    }
+}
+
+fn stream() -> std::io::Result<(UnixStream, OwnedFd)> {
+    let (ours, theirs) = StdUnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    Ok((UnixStream::from_std(ours)?, theirs.into()))
+}
+
+impl Provider for Native {
+    fn capacity(&self) -> Option<Capacity> {
+        super::local::capacity()
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        async { self.0.link().await.map(drop) }.boxed()
+    }
+
+    fn missing<'a>(&'a self, images: &'a [String]) -> BoxFuture<'a, Result<Vec<String>, Failure>> {
+        async {
+            let absent = images.iter().map(|image| Ok((!self.0.images.is_present(image)?).then(|| image.clone())));
+            absent.filter_map(Result::transpose).collect()
+        }
+        .boxed()
+    }
+
+    fn image_bytes<'a>(&'a self, image: &'a str) -> BoxFuture<'a, u64> {
+        async { self.0.images.bytes(image) }.boxed()
+    }
+
+    fn start<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Box<dyn Sandbox>, Failure>> {
+        self.0.start(spec).boxed()
+    }
+
+    fn sweep<'a>(&'a self, _run: &'a str) -> BoxFuture<'a, Result<usize, Failure>> {
+        async { Ok(self.0.sweep().await) }.boxed()
+    }
+}
+
+/// A sandbox's life with the launcher. Dropping it has it killed.
+#[derive(Debug)]
+struct Lease {
+    id: u64,
+    link: Arc<Link>,
+    state: watch::Receiver<State>,
+    remove_timeout: Duration,
+    /// Nothing of the image is removed while it is used.
+    _image: Option<Arc<Image>>,
+}
+
+impl Lease {
+    fn is_over(&self) -> bool {
+        *self.state.borrow() != State::Wanted
+    }
+
+    /// Kills it, and waits until nothing is left of it.
+    async fn end(&self) -> Result<(), Failure> {
+        let mut state = self.state.clone();
+        if !self.is_over() && self.link.kill(self.id).await.is_err() && !self.link.is_over() {
+            return Err(Failure::new(Kind::SandboxLost, format!("native sandbox {}: its launcher takes no order", self.id)));
+        }
+        match timeout(self.remove_timeout, state.wait_for(|state| *state != State::Wanted)).await {
+            Ok(_) => Ok(()),
+            Err(_) => {
+                let message = format!("native sandbox {} is not gone {} s after it was killed", self.id, self.remove_timeout.as_secs());
+                Err(Failure::new(Kind::SandboxLost, message + "; is a process of it stuck in the kernel?"))
+            }
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.is_over() {
+            let _ = self.link.kill_at_once(self.id);
+        }
+    }
+}
+
+struct NativeSandbox {
+    lease: Lease,
+    toolbox: Toolbox,
+    workdir: String,
+    image: Option<Arc<Image>>,
+}
+
+impl Sandbox for NativeSandbox {
+    fn toolbox(&self) -> &Toolbox {
+        &self.toolbox
+    }
+
+    fn workdir(&self) -> &str {
+        &self.workdir
+    }
+
+    fn image_digest(&self) -> &str {
+        self.image.as_ref().map_or("host", |image| &image.digest)
+    }
+
+    fn fate(&self) -> BoxFuture<'_, Fate> {
+        async {
+            let mut state = self.lease.state.clone();
+            let ended = timeout(DYING, state.wait_for(|state| *state != State::Wanted)).await;
+            match ended.as_ref().map(|state| state.as_deref()) {
+                Ok(Ok(State::Ended { code, oom })) => Fate { gone: true, oom: *oom, exit_code: *code },
+                Ok(_) => Fate { gone: true, ..Fate::default() },
+                Err(_) => Fate::default(),
+            }
+        }
+        .boxed()
+    }
+
+    fn destroy(self: Box<Self>) -> BoxFuture<'static, Result<(), Failure>> {
+        async move { self.lease.end().await }.boxed()
     }
 }
