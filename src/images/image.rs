@@ -21,6 +21,8 @@ pub struct Image {
     pub env: Vec<(String, String)>,
     /// `USER[:GROUP]`, names or numbers; empty: root.
     pub user: String,
+    /// Where its processes begin; empty: `/`.
+    pub workdir: String,
     pub(super) _hold: File,
 }
 
@@ -42,6 +44,7 @@ pub struct Kept {
     pub bytes: u64,
     pub env: Vec<(String, String)>,
     pub user: String,
+    pub workdir: String,
 }
 
 /// Digits of a diff id that name its layer's directory.
@@ -82,6 +85,7 @@ struct Config {
 struct Process {
     env: Option<Vec<String>>,
     user: Option<String>,
+    working_dir: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -113,6 +117,13 @@ pub fn read_config(config: &[u8]) -> Result<(Vec<String>, Kept), ImageError> {
     if diff_ids.is_empty() {
         diff_ids.push(EMPTY_LAYER.to_owned());
     }
-    let kept = Kept { id: digest::of(config), diff_ids, bytes: 0, env, user: process.user.unwrap_or_default() };
+    let kept = Kept {
+        id: digest::of(config),
+        diff_ids,
+        bytes: 0,
+        env,
+        user: process.user.unwrap_or_default(),
+        workdir: process.working_dir.unwrap_or_default(),
+    };
     Ok((all, kept))
 }

@@ -227,8 +227,8 @@ impl Store {
         // When it was used last; that a store may not be written to is no reason not to use it.
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         let _ = futimens(&hold, &Timestamps { last_access: now, last_modification: now });
-        let Kept { id, bytes, env, user, .. } = kept;
-        Ok(Some(Image { id, digest: named.digest.clone(), layers, bytes, env, user, _hold: hold }))
+        let Kept { id, bytes, env, user, workdir, .. } = kept;
+        Ok(Some(Image { id, digest: named.digest.clone(), layers, bytes, env, user, workdir, _hold: hold }))
     }
 }
 

@@ -98,7 +98,8 @@ fn host_config(limits: &Limits, nofile: u64, channel: Channel<'_>) -> HostConfig
         nano_cpus: Some(nano_cpus(limits.cpus)),
         pids_limit: Some(i64::from(limits.pids)),
         shm_size: Some(i64::try_from(limits.shm).unwrap_or(i64::MAX)),
-        ulimits: Some(vec![ulimit("nofile", nofile), ulimit("core", 0)]),
+        // Not 0: where the host pipes core dumps to a program of its own, only a limit of 1 keeps it from being run.
+        ulimits: Some(vec![ulimit("nofile", nofile), ulimit("core", 1)]),
         log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
         ..HostConfig::default()
     }

@@ -1,7 +1,7 @@
 //! Sandboxes of namespaces and an overlay, by no daemon. See docs/sandbox.md for what they are made of.
 
-mod cgroup;
-mod filter;
+pub mod cgroup;
+pub mod filter;
 mod images;
 pub mod launcher;
 mod link;
@@ -111,11 +111,10 @@ impl Native {
         let program = Program::install(settings.toolbox_path.as_deref(), private.path())?;
         let owner = Owner::ours()
             .map_err(|error| Failure::new(Kind::SandboxStart, format!("/proc does not tell this process's identity: {error}")))?;
-        let images = Images::new(images, program.path());
-        let store = images.store()?;
+        let images = Images::open(images, program.path(), private.path())?;
         let setup = Setup {
-            layers: store.layers(),
-            ids: Some(store.ids()),
+            layers: images.store().layers(),
+            ids: Some(images.store().ids()),
             first_id: images.settings().first_id,
             scratch: private.path().to_owned(),
             toolbox: program.path().to_owned(),
@@ -166,10 +165,11 @@ impl Inner {
         let link = self.link().await?;
         let (ours, theirs) = stream().map_err(|error| failed(&error))?;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let layers = image.as_ref().map(|image| image.layers.clone()).unwrap_or_default();
+        let layers = image.as_ref().map(|image| image.layers.clone());
+        let workdir = image.as_ref().map_or(&spec.workdir, |image| &image.workdir).clone();
         let env = image.as_ref().map(|image| image.env.clone()).unwrap_or_default();
         let user = image.as_ref().map(|image| image.user.clone()).unwrap_or_default();
-        let order = Start { id, layers, workdir: spec.workdir.clone(), env, user, limits: spec.limits.clone() };
+        let order = Start { id, layers, workdir, env, user, limits: spec.limits.clone() };
         let state = link.launch(order, theirs).await.map_err(|error| failed(&error))?;
         // From here on, dropping it kills it.
         let remove_timeout = Duration::from_secs(self.settings.remove_timeout_s);
@@ -213,10 +213,8 @@ impl Inner {
     async fn sweep(&self) -> usize {
         let base = self.settings.scratch.clone().unwrap_or_else(|| SCRATCH.into());
         let sweeping = tokio::task::spawn_blocking(move || {
-            let here = Owner::ours();
-            let is_dead =
-                |label: &str| here.as_ref().is_ok_and(|here| label.parse::<Owner>().is_ok_and(|owner| owner.is_dead(here, owner::look)));
-            private_dir::sweep(Some(&base), |_| ()) + cgroup::sweep(is_dead)
+            let groups = Owner::ours().map_or(0, |here| cgroup::sweep(&here, owner::look));
+            private_dir::sweep(Some(&base), |_| ()) + groups
         });
         sweeping.await.unwrap_or(0)
     }

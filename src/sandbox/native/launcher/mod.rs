@@ -98,7 +98,7 @@ impl Launcher {
         let groups = Groups::find(&setup.label);
         let uppers = upper::Uppers::prepare(&setup, ids)?;
         world::enter(&setup, &groups)?;
-        let filter = super::filter::program()?;
+        let filter = super::filter::program().map_err(io::Error::other)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let control = control.try_clone()?;
         epoll::add(&epoll, &control, EventData::new_u64(CONTROL), EventFlags::IN)?;
@@ -148,7 +148,15 @@ impl Launcher {
             Cloned::Parent { pid, pidfd } => (pid, pidfd),
             Cloned::Child => {
                 drop(ours);
-                let child = Child { setup: &self.setup, ids: self.ids, uppers: &self.uppers, start: &start, group: &group, talk: &theirs };
+                let child = Child {
+                    setup: &self.setup,
+                    ids: self.ids,
+                    uppers: &self.uppers,
+                    groups: &self.groups,
+                    start: &start,
+                    group: &group,
+                    talk: &theirs,
+                };
                 let error = child.become_sandbox(stream, &self.filter);
                 let text = format!("{}{error}", if is_full(&error) { "full " } else { "fail " });
                 let _ = send(&theirs, &text.as_bytes()[..text.len().min(WHY_BYTES)], SendFlags::NOSIGNAL);
@@ -177,11 +185,16 @@ impl Launcher {
     fn hear(&mut self, id: u64) -> io::Result<()> {
         let Some(making) = self.sandboxes.get_mut(&id) else { return Ok(()) };
         let Some(talk) = making.talk.take() else { return Ok(()) };
+        // Copies of it live on in children that are being made, and would keep it waking us.
+        let _ = epoll::delete(&self.epoll, &talk);
         let mut said = [0; WHY_BYTES];
         let bytes = recv(&talk, &mut said, RecvFlags::empty()).map_or(0, |(bytes, _)| bytes);
         match &said[..bytes] {
             MAP_ME => match map(making.pid, self.ids).and_then(|()| Ok(send(&talk, GO, SendFlags::NOSIGNAL).map(drop)?)) {
-                Ok(()) => making.talk = Some(talk),
+                Ok(()) => {
+                    epoll::add(&self.epoll, &talk, EventData::new_u64(id << 2 | TALK), EventFlags::IN)?;
+                    making.talk = Some(talk);
+                }
                 Err(error) => {
                     making.why = Some((format!("its users cannot be mapped: {error}"), false));
                     let _ = pidfd_send_signal(&making.pidfd, Signal::KILL);
@@ -207,6 +220,7 @@ impl Launcher {
         // What it said last may not have been heard yet.
         self.hear(id)?;
         let Some(making) = self.sandboxes.remove(&id) else { return Ok(()) };
+        let _ = epoll::delete(&self.epoll, &making.pidfd);
         let status = waitid(WaitId::PidFd(making.pidfd.as_fd()), WaitIdOptions::EXITED)?;
         let code = status.as_ref().map_or(-1, code);
         let oom = !making.killed && code == i64::from(128 + Signal::KILL.as_raw()) && making.group.oom_kills() > 0;
@@ -238,7 +252,7 @@ impl Launcher {
             let _ = waitid(WaitId::PidFd(making.pidfd.as_fd()), WaitIdOptions::EXITED);
             let _ = making.group.remove();
         }
-        self.groups.remove()
+        Ok(())
     }
 }
 

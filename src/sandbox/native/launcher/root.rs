@@ -17,6 +17,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+/// Most terminals of one sandbox; the host has some 4,000 for all.
+const TERMINALS: u32 = 256;
 const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 /// What tells of the host or of other sandboxes, or would do something to them; an image's own kernel does not have all.
 const HIDDEN_FILES: [&str; 5] = ["kcore", "keys", "latency_stats", "timer_list", "sched_debug"];
@@ -28,7 +30,7 @@ pub fn build(child: &Child<'_>) -> io::Result<()> {
     child.uppers.mount(&child.setup.scratch, child.start.id).map_err(at("its upper"))?;
     overlay(child).map_err(at("its overlay"))?;
     let root = Root { root: open_root()?, owner: child.ids.outside(0) };
-    if child.start.layers.is_empty() {
+    if child.start.layers.is_none() {
         root.host(&child.start.workdir).map_err(at("the host's directories"))?;
     }
     root.dev(child)?;
@@ -46,7 +48,7 @@ pub fn build(child: &Child<'_>) -> io::Result<()> {
 }
 
 fn overlay(child: &Child<'_>) -> io::Result<()> {
-    let layers = &child.start.layers;
+    let layers = child.start.layers.as_deref().unwrap_or_default();
     let top = layers.last().map(|layer| child.setup.layers.join(layer).join("fs"));
     let mode = top.and_then(|top| fs::metadata(top).ok()).map_or(0o755, |found| found.permissions().mode() & 0o7777);
     let (upper, work) = upper::directories(mode, child.ids.outside(0))?;
@@ -128,7 +130,12 @@ impl Root {
             mount(kind, place.path(), kind, flags, CString::new(options)?.as_c_str()).map_err(at_errno(&format!("/dev/{name}")))
         };
         let (root, tty) = (self.owner, child.ids.outside(5));
-        over("pts", "devpts", MountFlags::NOSUID | MountFlags::NOEXEC, format!("newinstance,ptmxmode=0666,mode=0620,gid={tty}"))?;
+        over(
+            "pts",
+            "devpts",
+            MountFlags::NOSUID | MountFlags::NOEXEC,
+            format!("newinstance,ptmxmode=0666,mode=0620,max={TERMINALS},gid={tty}"),
+        )?;
         over("shm", "tmpfs", PLAIN, format!("mode=1777,size={},uid={root},gid={root}", child.start.limits.shm))?;
         // A kernel may be built without it.
         let _ = over("mqueue", "mqueue", PLAIN, String::new());
