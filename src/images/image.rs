@@ -12,8 +12,8 @@ pub struct Image {
     pub id: String,
     /// `name@sha256:...` as its registry knows it, else the id.
     pub digest: String,
-    /// Names of its layers' directories in [`super::Store::layers`], the lowest first. Each once: of a layer that an image has more
-    /// than once only the topmost counts. None at all for an image without files.
+    /// Names of its layers' directories in [`super::Store::layers`], the lowest first; at least one. Each once: of a layer that an
+    /// image has more than once only the topmost counts.
     pub layers: Vec<String>,
     /// Bytes of its layers, shared ones included.
     pub bytes: u64,
@@ -21,6 +21,8 @@ pub struct Image {
     pub env: Vec<(String, String)>,
     /// `USER[:GROUP]`, names or numbers; empty: root.
     pub user: String,
+    /// Where its processes begin; empty: `/`.
+    pub workdir: String,
     pub(super) _hold: File,
 }
 
@@ -42,10 +44,13 @@ pub struct Kept {
     pub bytes: u64,
     pub env: Vec<(String, String)>,
     pub user: String,
+    pub workdir: String,
 }
 
 /// Digits of a diff id that name its layer's directory.
 const LAYER_DIGITS: usize = 24;
+/// Diff id of the layer without files, as every builder has it: of an archive that ends where it begins.
+pub const EMPTY_LAYER: &str = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef";
 /// Docker makes no image with more.
 const LAYERS_MAX: usize = 127;
 
@@ -80,6 +85,7 @@ struct Config {
 struct Process {
     env: Option<Vec<String>>,
     user: Option<String>,
+    working_dir: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -107,7 +113,17 @@ pub fn read_config(config: &[u8]) -> Result<(Vec<String>, Kept), ImageError> {
     let pair = |text: String| text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
     let env = process.env.unwrap_or_default().into_iter().filter_map(pair).collect();
     let topmost = |(at, id): (usize, &String)| (!all[at + 1..].contains(id)).then(|| id.clone());
-    let diff_ids = all.iter().enumerate().filter_map(topmost).collect();
-    let kept = Kept { id: digest::of(config), diff_ids, bytes: 0, env, user: process.user.unwrap_or_default() };
+    let mut diff_ids: Vec<String> = all.iter().enumerate().filter_map(topmost).collect();
+    if diff_ids.is_empty() {
+        diff_ids.push(EMPTY_LAYER.to_owned());
+    }
+    let kept = Kept {
+        id: digest::of(config),
+        diff_ids,
+        bytes: 0,
+        env,
+        user: process.user.unwrap_or_default(),
+        workdir: process.working_dir.unwrap_or_default(),
+    };
     Ok((all, kept))
 }

@@ -31,17 +31,17 @@ fn waiting(path: &Path, how: FlockOperation) -> io::Result<File> {
     }
 }
 
-/// A hold on what is there, shared with others; none where it is not there any more, or another has the only hold on it.
-pub fn try_shared(path: &Path) -> io::Result<Option<File>> {
-    trying(path, FlockOperation::NonBlockingLockShared)
+/// Waits for a hold on what is there, shared with others; none where it is not there any more.
+pub fn shared_if_there(path: &Path) -> io::Result<Option<File>> {
+    if_there(path, FlockOperation::LockShared)
 }
 
 /// The only hold on what is there; none where it is not there any more, or another holds it.
 pub fn try_exclusive(path: &Path) -> io::Result<Option<File>> {
-    trying(path, FlockOperation::NonBlockingLockExclusive)
+    if_there(path, FlockOperation::NonBlockingLockExclusive)
 }
 
-fn trying(path: &Path, how: FlockOperation) -> io::Result<Option<File>> {
+fn if_there(path: &Path, how: FlockOperation) -> io::Result<Option<File>> {
     match File::open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         file => {

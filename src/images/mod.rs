@@ -10,15 +10,18 @@
 //! STORE/tmp/                   what is being fetched or unpacked; swept when its process is dead
 //! ```
 
+pub mod add;
 pub mod archive;
 mod compression;
 mod digest;
 pub mod files;
 pub mod ids;
 mod image;
+pub mod keep;
 pub mod layout;
 mod lock;
 mod members;
+pub mod registry;
 pub mod store;
 mod tree;
 pub mod unpack;
@@ -41,11 +44,12 @@ pub struct Settings {
     /// no user of the host may have one of them. Of a store it cannot be changed.
     pub first_id: u32,
     pub unpack: unpack::Limits,
+    pub pull: registry::Settings,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { dir: None, first_id: 0x6000_0000, unpack: unpack::Limits::default() }
+        Settings { dir: None, first_id: 0x6000_0000, unpack: unpack::Limits::default(), pull: registry::Settings::default() }
     }
 }
 

@@ -3,35 +3,29 @@
 //! Whoever writes holds `lock`: alone for the moment in which names, images and layers come or go, shared while it notes which layers it
 //! is about to need. An image's file is held, shared, by whoever uses the image; while it is there its layers are.
 
-use super::image::{Kept, canonical, layer_name, read_config};
+use super::image::{Kept, canonical, layer_name};
 use super::lock::{self, Scratch};
-use super::{Ids, Image, ImageError, Offer, Settings, compression, digest, tree, unpack};
+use super::{Ids, Image, ImageError, Settings, digest};
 use crate::domain::Kind;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Of the files of a store; another version's are not read.
 const VERSION: u32 = 1;
-/// Threads that unpack at most, where the settings name no number: more wait for one disk.
-const THREADS_MAX: usize = 8;
 /// Times that a name is looked up whose image goes in the same moment.
 const TRIES: usize = 3;
-
-/// Gives the n-th layer's archive, the lowest first, compressed or not.
-pub type Open<'a> = dyn Fn(usize) -> io::Result<Box<dyn Read + Send>> + Sync + 'a;
 
 #[derive(Debug, Clone)]
 pub struct Store {
     pub(super) dir: PathBuf,
-    settings: Settings,
+    pub(super) settings: Settings,
     scratch: Arc<OnceLock<Scratch>>,
     added: Arc<AtomicU64>,
 }
@@ -52,14 +46,6 @@ pub struct Named {
 }
 
 pub type Names = BTreeMap<String, Named>;
-
-/// A layer's `layer.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Layer {
-    pub diff_id: String,
-    pub bytes: u64,
-    pub files: u64,
-}
 
 impl Store {
     /// Opens the store; where there is none, an empty one, whose files will have the owners that the first one to add to it gives.
@@ -108,23 +94,6 @@ impl Store {
         Ok(None)
     }
 
-    /// Unpacks the layers that are not there yet, in parallel, and gives the image its name. `open` gives the n-th layer's
-    /// archive, lowest first, compressed or not; what is unpacked must have the digest that the configuration tells. A layer that is
-    /// there already, or that another process is just unpacking, is not asked for.
-    ///
-    /// # Errors
-    /// `ImagePull` for a broken archive, `NoSpace`; `ImageMissing` where the store is no place for files of this process.
-    pub fn add(&self, name: &str, offer: &Offer, open: &Open) -> Result<Image, ImageError> {
-        let (all, mut kept) = read_config(&offer.config)?;
-        self.prepare()?;
-        let wanted = self.want(&kept.diff_ids).map_err(|error| self.unwritable(&error))?;
-        let layers = self.unpack_all(&all, &kept.diff_ids, open)?;
-        kept.bytes = layers.iter().map(|layer| layer.bytes).sum();
-        let image = self.keep(&canonical(name), kept, &offer.digest)?;
-        let _ = fs::remove_file(wanted);
-        Ok(image)
-    }
-
     /// A directory for what is on its way, swept once this process is dead.
     ///
     /// # Errors
@@ -132,6 +101,8 @@ impl Store {
     pub fn scratch(&self) -> io::Result<&Path> {
         if self.scratch.get().is_none() {
             self.prepare().map_err(io::Error::other)?;
+            // What cannot be swept now can be by `gc`, which says why not.
+            let _ = lock::sweep(&self.tmp());
             // Another thread may have been faster: then this one goes again.
             let _ = self.scratch.set(Scratch::create_in(&self.tmp())?);
         }
@@ -176,7 +147,7 @@ impl Store {
     }
 
     /// A JSON file, whole or not at all.
-    fn write<T: Serialize>(&self, path: &Path, value: &T) -> Result<(), ImageError> {
+    pub(super) fn write<T: Serialize>(&self, path: &Path, value: &T) -> Result<(), ImageError> {
         self.write_file(path, value).map_err(|error| self.unwritable(&error))
     }
 
@@ -189,7 +160,7 @@ impl Store {
     }
 
     /// Another number each time, for names in the scratch directory.
-    fn number(&self) -> u64 {
+    pub(super) fn number(&self) -> u64 {
         self.added.fetch_add(1, Ordering::Relaxed)
     }
 
@@ -244,10 +215,10 @@ impl Store {
     }
 
     /// The image, if it is there, and with a hold on it.
-    fn held(&self, named: &Named) -> Result<Option<Image>, ImageError> {
+    pub(super) fn held(&self, named: &Named) -> Result<Option<Image>, ImageError> {
         let path = self.image_path(&named.id);
         let unreadable = |error: &io::Error| missing(format!("{} of the image store cannot be read: {error}", path.display()));
-        let Some(hold) = lock::try_shared(&path).map_err(|error| unreadable(&error))? else { return Ok(None) };
+        let Some(hold) = lock::shared_if_there(&path).map_err(|error| unreadable(&error))? else { return Ok(None) };
         let Some(kept) = self.read::<Kept>(&path)? else { return Ok(None) };
         let layers: Vec<String> = kept.diff_ids.iter().map(|id| layer_name(id)).collect();
         if !layers.iter().all(|layer| self.layers().join(layer).is_dir()) {
@@ -256,129 +227,9 @@ impl Store {
         // When it was used last; that a store may not be written to is no reason not to use it.
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         let _ = futimens(&hold, &Timestamps { last_access: now, last_modification: now });
-        let Kept { id, bytes, env, user, .. } = kept;
-        Ok(Some(Image { id, digest: named.digest.clone(), layers, bytes, env, user, _hold: hold }))
+        let Kept { id, bytes, env, user, workdir, .. } = kept;
+        Ok(Some(Image { id, digest: named.digest.clone(), layers, bytes, env, user, workdir, _hold: hold }))
     }
-
-    /// Notes layers that no image names yet, so that nobody removes them. Returns the note.
-    fn want(&self, diff_ids: &[String]) -> io::Result<PathBuf> {
-        let note = self.scratch()?.join(format!("{}{}", Wanted::PREFIX, self.number()));
-        let _lock = lock::shared(&self.lock_path())?;
-        fs::write(&note, serde_json::to_vec(&Wanted { diff_ids: diff_ids.to_vec() })?)?;
-        Ok(note)
-    }
-
-    fn unpack_all(&self, all: &[String], diff_ids: &[String], open: &Open) -> Result<Vec<Layer>, ImageError> {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let threads = match self.settings.unpack.threads {
-            0 => cores.min(THREADS_MAX),
-            threads => threads,
-        };
-        let next = AtomicUsize::new(0);
-        let outcome: Mutex<Result<Vec<(usize, Layer)>, ImageError>> = Mutex::new(Ok(Vec::new()));
-        let work = || {
-            while let Some(diff_id) = diff_ids.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let at = all.iter().position(|id| id == diff_id).unwrap_or_default();
-                let layer = self
-                    .layer(diff_id, || open(at))
-                    .map_err(|error| failed(&error, &format!("layer {} of {} ({diff_id}) could not be unpacked", at + 1, all.len())));
-                let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
-                match (layer, outcome.as_mut()) {
-                    (Ok(layer), Ok(layers)) => layers.push((at, layer)),
-                    (Err(error), Ok(_)) => *outcome = Err(error),
-                    (_, Err(_)) => {}
-                }
-                if outcome.is_err() {
-                    return;
-                }
-            }
-        };
-        thread::scope(|scope| {
-            for _ in 0..threads.min(diff_ids.len()) {
-                scope.spawn(work);
-            }
-        });
-        Ok(outcome.into_inner().unwrap_or_else(PoisonError::into_inner)?.into_iter().map(|(_, layer)| layer).collect())
-    }
-
-    /// The layer, unpacked unless it is there. One process at a time unpacks it; others wait for that.
-    fn layer(&self, diff_id: &str, open: impl FnOnce() -> io::Result<Box<dyn Read + Send>>) -> io::Result<Layer> {
-        let place = self.layers().join(layer_name(diff_id));
-        if let Some(layer) = present(&place, diff_id)? {
-            return Ok(layer);
-        }
-        let turn = self.tmp().join(format!("{}.turn", layer_name(diff_id)));
-        let _turn = lock::exclusive(&turn)?;
-        if let Some(layer) = present(&place, diff_id)? {
-            return Ok(layer);
-        }
-        let new = self.scratch()?.join(format!("layer-{}", self.number()));
-        fs::create_dir(&new)?;
-        let unpacked = self.unpack(diff_id, &new, open()?).and_then(|layer| {
-            fs::rename(&new, &place)?;
-            Ok(layer)
-        });
-        if unpacked.is_err() {
-            // What is left goes with the scratch directory.
-            let _ = fs::remove_dir_all(&new);
-        }
-        let _ = fs::remove_file(&turn);
-        unpacked
-    }
-
-    fn unpack(&self, diff_id: &str, place: &Path, archive: Box<dyn Read + Send>) -> io::Result<Layer> {
-        let ids = self.ids();
-        let mark = tree::opaque_mark(!ids.are_roots());
-        let mut tree = tree::Tree::create(&place.join("fs"), (ids.outside(0), ids.outside(0)), mark, self.settings.unpack.depth)?;
-        let mut archive = digest::Digesting::new(compression::plain(archive)?);
-        let tally = unpack::unpack(&mut archive, &mut tree, ids, &self.settings.unpack)?;
-        let found = archive.finish();
-        if found != diff_id {
-            return Err(io::Error::new(ErrorKind::InvalidData, format!("its digest is {found}: the archive was changed or cut")));
-        }
-        let layer = Layer { diff_id: diff_id.to_owned(), bytes: tally.bytes, files: tally.files };
-        fs::write(place.join("layer.json"), serde_json::to_vec(&layer)?)?;
-        // What is renamed into place must be whole after a loss of power too.
-        tree.sync()?;
-        Ok(layer)
-    }
-
-    /// Writes the image and its name, with all its layers there.
-    fn keep(&self, name: &str, kept: Kept, digest: &str) -> Result<Image, ImageError> {
-        let _lock = lock::exclusive(&self.lock_path()).map_err(|error| self.unwritable(&error))?;
-        let path = self.image_path(&kept.id);
-        // Whoever holds it holds this very file.
-        if !path.exists() {
-            self.write(&path, &kept)?;
-        }
-        let digest = if digest.is_empty() { kept.id.clone() } else { digest.to_owned() };
-        let named = Named { id: kept.id, digest };
-        let mut names = self.names()?;
-        if names.get(name) != Some(&named) {
-            names.insert(name.to_owned(), named.clone());
-            self.set_names(&names)?;
-        }
-        self.held(&named)?.ok_or_else(|| missing(format!("{name} went from the image store as it came: its files were removed by hand")))
-    }
-}
-
-/// A note of layers that are about to be needed, in a scratch directory.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Wanted {
-    pub diff_ids: Vec<String>,
-}
-
-impl Wanted {
-    pub const PREFIX: &str = "wanted-";
-}
-
-fn present(place: &Path, diff_id: &str) -> io::Result<Option<Layer>> {
-    let bytes = match fs::read(place.join("layer.json")) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
-    let layer: Layer = serde_json::from_slice(&bytes)?;
-    if layer.diff_id == diff_id { Ok(Some(layer)) } else { Err(io::Error::other(format!("its place is taken by {}", layer.diff_id))) }
 }
 
 /// Whether this process is in no user namespace but the host's, where root may set `trusted.*`.
@@ -396,11 +247,11 @@ fn default_dir() -> Option<PathBuf> {
     Some(data.join("sweroll/images"))
 }
 
-fn missing(message: impl Into<String>) -> ImageError {
+pub(super) fn missing(message: impl Into<String>) -> ImageError {
     ImageError { kind: Kind::ImageMissing, message: message.into() }
 }
 
-fn failed(error: &io::Error, what: &str) -> ImageError {
+pub(super) fn failed(error: &io::Error, what: &str) -> ImageError {
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             ImageError { kind: Kind::NoSpace, message: format!("{what}: {error}: make room, or see `sweroll images gc`") }

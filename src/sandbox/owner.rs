@@ -38,6 +38,11 @@ impl Owner {
         Ok(Owner { boot, namespace, pid, start })
     }
 
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
     /// Whether the engine is known to be dead, seen from `here`. One that cannot be judged from here is not.
     #[must_use]
     pub fn is_dead(&self, here: &Owner, look: impl Fn(i32) -> Process) -> bool {

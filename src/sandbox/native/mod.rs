@@ -1,7 +1,7 @@
 //! Sandboxes of namespaces and an overlay, by no daemon. See docs/sandbox.md for what they are made of.
 
-mod cgroup;
-mod filter;
+pub mod cgroup;
+pub mod filter;
 mod images;
 pub mod launcher;
 mod link;
@@ -166,10 +166,11 @@ impl Inner {
         let link = self.link().await?;
         let (ours, theirs) = stream().map_err(|error| failed(&error))?;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let layers = image.as_ref().map(|image| image.layers.clone()).unwrap_or_default();
+        let layers = image.as_ref().map(|image| image.layers.clone());
+        let workdir = image.as_ref().map_or(&spec.workdir, |image| &image.workdir).clone();
         let env = image.as_ref().map(|image| image.env.clone()).unwrap_or_default();
         let user = image.as_ref().map(|image| image.user.clone()).unwrap_or_default();
-        let order = Start { id, layers, workdir: spec.workdir.clone(), env, user, limits: spec.limits.clone() };
+        let order = Start { id, layers, workdir, env, user, limits: spec.limits.clone() };
         let state = link.launch(order, theirs).await.map_err(|error| failed(&error))?;
         // From here on, dropping it kills it.
         let remove_timeout = Duration::from_secs(self.settings.remove_timeout_s);
@@ -213,10 +214,8 @@ impl Inner {
     async fn sweep(&self) -> usize {
         let base = self.settings.scratch.clone().unwrap_or_else(|| SCRATCH.into());
         let sweeping = tokio::task::spawn_blocking(move || {
-            let here = Owner::ours();
-            let is_dead =
-                |label: &str| here.as_ref().is_ok_and(|here| label.parse::<Owner>().is_ok_and(|owner| owner.is_dead(here, owner::look)));
-            private_dir::sweep(Some(&base), |_| ()) + cgroup::sweep(is_dead)
+            let groups = Owner::ours().map_or(0, |here| cgroup::sweep(&here, owner::look));
+            private_dir::sweep(Some(&base), |_| ()) + groups
         });
         sweeping.await.unwrap_or(0)
     }

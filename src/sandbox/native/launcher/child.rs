@@ -8,9 +8,9 @@ use super::wire::{Setup, Start};
 use super::{GO, MAP_ME};
 use crate::images::Ids;
 use crate::linux::{self, CLONE_NEWCGROUP, CLONE_NEWUSER};
-use crate::sandbox::native::cgroup::Group;
+use crate::sandbox::native::cgroup::{Group, Groups};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
-use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit, umask};
+use rustix::process::{Rlimit, Signal, set_parent_process_death_signal, setrlimit, umask};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, Gid, Uid, remove_capability_from_bounding_set, set_capabilities, set_no_new_privs, set_thread_groups,
     set_thread_res_gid, set_thread_res_uid,
@@ -20,6 +20,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Where the toolbox is inside, as in containers.
@@ -41,6 +42,7 @@ pub struct Child<'a> {
     pub ids: Ids,
     pub uppers: &'a Uppers,
     pub start: &'a Start,
+    pub groups: &'a Groups,
     pub group: &'a Group,
     pub talk: &'a OwnedFd,
 }
@@ -93,10 +95,7 @@ impl Child<'_> {
 
     fn limits(&self) -> io::Result<()> {
         let both = |value| Rlimit { current: Some(value), maximum: Some(value) };
-        setrlimit(Resource::Nofile, both(self.setup.nofile))?;
-        // Not 0: where the host pipes core dumps to a program of its own, only a limit of 1 keeps it from being run.
-        setrlimit(Resource::Core, both(1))?;
-        for (resource, value) in self.group.rlimits() {
+        for (resource, value) in self.groups.rlimits(&self.start.limits, self.setup.nofile) {
             setrlimit(resource, both(value))?;
         }
         Ok(())
@@ -133,6 +132,8 @@ impl Child<'_> {
         command.arg("toolbox").env_clear();
         command.envs([("PATH", DEFAULT_PATH), ("HOSTNAME", HOSTNAME), ("HOME", &user.home)]);
         command.envs(self.start.env.iter().map(|(name, value)| (name, value)));
+        let workdir = Some(Path::new(&self.start.workdir)).filter(|workdir| workdir.is_dir());
+        command.current_dir(workdir.unwrap_or(Path::new("/")));
         command.stdin(Stdio::from(stream.try_clone()?)).stdout(Stdio::from(stream)).stderr(Stdio::null());
         Ok(command)
     }

@@ -98,7 +98,7 @@ impl Launcher {
         let groups = Groups::find(&setup.label);
         let uppers = upper::Uppers::prepare(&setup, ids)?;
         world::enter(&setup, &groups)?;
-        let filter = super::filter::program()?;
+        let filter = super::filter::program().map_err(io::Error::other)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let control = control.try_clone()?;
         epoll::add(&epoll, &control, EventData::new_u64(CONTROL), EventFlags::IN)?;
@@ -148,7 +148,15 @@ impl Launcher {
             Cloned::Parent { pid, pidfd } => (pid, pidfd),
             Cloned::Child => {
                 drop(ours);
-                let child = Child { setup: &self.setup, ids: self.ids, uppers: &self.uppers, start: &start, group: &group, talk: &theirs };
+                let child = Child {
+                    setup: &self.setup,
+                    ids: self.ids,
+                    uppers: &self.uppers,
+                    groups: &self.groups,
+                    start: &start,
+                    group: &group,
+                    talk: &theirs,
+                };
                 let error = child.become_sandbox(stream, &self.filter);
                 let text = format!("{}{error}", if is_full(&error) { "full " } else { "fail " });
                 let _ = send(&theirs, &text.as_bytes()[..text.len().min(WHY_BYTES)], SendFlags::NOSIGNAL);
@@ -244,7 +252,7 @@ impl Launcher {
             let _ = waitid(WaitId::PidFd(making.pidfd.as_fd()), WaitIdOptions::EXITED);
             let _ = making.group.remove();
         }
-        self.groups.remove()
+        Ok(())
     }
 }
 

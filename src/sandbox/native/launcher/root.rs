@@ -30,7 +30,7 @@ pub fn build(child: &Child<'_>) -> io::Result<()> {
     child.uppers.mount(&child.setup.scratch, child.start.id).map_err(at("its upper"))?;
     overlay(child).map_err(at("its overlay"))?;
     let root = Root { root: open_root()?, owner: child.ids.outside(0) };
-    if child.start.layers.is_empty() {
+    if child.start.layers.is_none() {
         root.host(&child.start.workdir).map_err(at("the host's directories"))?;
     }
     root.dev(child)?;
@@ -48,7 +48,7 @@ pub fn build(child: &Child<'_>) -> io::Result<()> {
 }
 
 fn overlay(child: &Child<'_>) -> io::Result<()> {
-    let layers = &child.start.layers;
+    let layers = child.start.layers.as_deref().unwrap_or_default();
     let top = layers.last().map(|layer| child.setup.layers.join(layer).join("fs"));
     let mode = top.and_then(|top| fs::metadata(top).ok()).map_or(0o755, |found| found.permissions().mode() & 0o7777);
     let (upper, work) = upper::directories(mode, child.ids.outside(0))?;

@@ -50,8 +50,9 @@ pub enum Order {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Start {
     pub id: u64,
-    /// The lowest first; none: the host's own system directories, with an empty working directory.
-    pub layers: Vec<String>,
+    /// The lowest first; none: no image but the host's own system directories, with an empty working directory.
+    pub layers: Option<Vec<String>>,
+    /// Where processes begin, if it is there.
     pub workdir: String,
     pub env: Vec<(String, String)>,
     pub user: String,
@@ -118,8 +119,14 @@ mod tests {
     fn a_text_arrives_whole_with_its_descriptor_and_the_end_is_seen() {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         let (mut stream, end) = std::os::unix::net::UnixStream::pair().unwrap();
-        let start =
-            Start { id: 7, layers: vec!["a".into()], workdir: "/".into(), env: Vec::new(), user: String::new(), limits: Limits::default() };
+        let start = Start {
+            id: 7,
+            layers: Some(vec!["a".into()]),
+            workdir: "/".into(),
+            env: Vec::new(),
+            user: String::new(),
+            limits: Limits::default(),
+        };
         send(&ours, &Order::Start(start), Some(&OwnedFd::from(end))).unwrap();
         send(&ours, &Order::Kill { id: 7 }, None).unwrap();
         let Some((Order::Start(start), Some(end))) = receive(&theirs).unwrap() else { panic!() };

@@ -1,0 +1,5 @@
+//! The sandboxes without a daemon, and their parts.
+
+mod bpf;
+mod docker;
+mod filter;
