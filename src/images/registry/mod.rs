@@ -12,7 +12,7 @@ mod settings;
 pub use reference::Reference;
 pub use settings::Settings;
 
-use super::{ImageError, store::Offer};
+use super::{ImageError, Offer};
 use crate::domain::Kind;
 use blob::Blob;
 use client::{Client, Source};

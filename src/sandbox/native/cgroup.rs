@@ -145,7 +145,8 @@ impl Groups {
     /// Linux 5.14; before, all sandboxes together). `RLIMIT_DATA` and not `RLIMIT_AS`: runtimes reserve far more than they use.
     #[must_use]
     pub fn rlimits(&self, limits: &Limits, nofile: u64) -> Vec<(Resource, u64)> {
-        let mut list = vec![(Resource::Nofile, nofile), (Resource::Core, 0)];
+        // Not 0: where the host pipes core dumps to a program of its own, only a limit of 1 keeps it from being run.
+        let mut list = vec![(Resource::Nofile, nofile), (Resource::Core, 1)];
         if limits.memory > 0 && self.version_of(Controller::Memory).is_none() {
             list.push((Resource::Data, limits.memory));
         }

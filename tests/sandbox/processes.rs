@@ -12,7 +12,7 @@ use sweroll::toolbox::protocol::{Command, Op, Run};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_local_sandbox_serves_and_goes_with_all_it_started() {
     let base = tempfile::tempdir().unwrap();
-    let local = Local::new(local::Settings { toolbox_path: toolbox_path(), private_dir: Some(base.path().into()) });
+    let local = Local::new(local::Settings { toolbox_path: Some(toolbox_path()), private_dir: Some(base.path().into()) });
     local.check().await.unwrap();
     let sandbox = local.start(&Spec { workdir: "/workspace/repo".into(), ..spec("local", "") }).await.unwrap();
     let workdir = PathBuf::from(sandbox.workdir());
@@ -39,7 +39,7 @@ async fn a_local_sandbox_serves_and_goes_with_all_it_started() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_local_sandbox_that_was_killed_is_told() {
     let base = tempfile::tempdir().unwrap();
-    let local = Local::new(local::Settings { toolbox_path: toolbox_path(), private_dir: Some(base.path().into()) });
+    let local = Local::new(local::Settings { toolbox_path: Some(toolbox_path()), private_dir: Some(base.path().into()) });
     let sandbox = local.start(&spec("local-killed", "")).await.unwrap();
     let killed = sandbox.toolbox().call(shell("kill -9 $PPID; sleep 1"), b"").await;
     assert!(matches!(killed, Err(ToolboxError::Lost(_))), "{killed:?}");
@@ -55,7 +55,7 @@ async fn a_local_sandbox_that_was_killed_is_told() {
 #[tokio::test]
 async fn the_patience_with_replies_is_a_setting() {
     let base = tempfile::tempdir().unwrap();
-    let local = Local::new(local::Settings { toolbox_path: toolbox_path(), private_dir: Some(base.path().into()) });
+    let local = Local::new(local::Settings { toolbox_path: Some(toolbox_path()), private_dir: Some(base.path().into()) });
     let mut spec = spec("patience", "");
     (spec.limits.toolbox.run_grace_s, spec.limits.toolbox.op_timeout_s) = (1, 1);
     let sandbox = local.start(&spec).await.unwrap();

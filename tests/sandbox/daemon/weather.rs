@@ -1,6 +1,7 @@
 //! A daemon that is away, and one that does not see our files.
 
-use crate::proxy::{ANSWERED_LATE, Proxy};
+use super::proxy::{ANSWERED_LATE, Proxy};
+use super::*;
 use crate::support::*;
 use futures_util::{StreamExt, TryStreamExt};
 use std::sync::Arc;
@@ -90,7 +91,7 @@ async fn many_starts_look_an_image_up_once() {
     assert!(containers(&spec.run).await.is_empty());
     // A failure is not remembered.
     for tries in 1..=2 {
-        let missing = docker.start(&crate::support::spec("lookups", "sweroll-test/absent:1")).await.err().unwrap();
+        let missing = docker.start(&super::spec("lookups", "sweroll-test/absent:1")).await.err().unwrap();
         assert_eq!((missing.kind, proxy.count("absent")), (Kind::ImageMissing, tries));
     }
 }

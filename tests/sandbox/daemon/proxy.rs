@@ -1,6 +1,6 @@
 //! A daemon that can go away, refuse, and be counted at.
 
-use crate::support::daemon_socket;
+use super::daemon_socket;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,5 +1,6 @@
 //! Measurements, not tests.
 
+use super::*;
 use crate::support::*;
 use futures_util::StreamExt;
 use std::time::{Duration, Instant};
@@ -11,11 +12,11 @@ use sweroll::toolbox::protocol::Command;
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement: cargo test --release --test sandbox start_speed -- --ignored --nocapture"]
 async fn start_speed() {
-    if !has_debian().await {
-        return;
+    if let Some(why_not) = why_not(Image::Debian).await {
+        return println!("{why_not}");
     }
     let docker = docker(Stream::Auto).await;
-    let spec = debian("speed");
+    let spec = spec("speed", DEBIAN);
     let ours = || async {
         let start = Instant::now();
         let sandbox = docker.start(&spec).await.unwrap();

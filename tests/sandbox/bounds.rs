@@ -1,0 +1,95 @@
+//! What a sandbox may use up, and what becomes of it then.
+
+use crate::backend::Backend;
+use crate::host;
+use crate::support::*;
+use std::time::Duration;
+use sweroll::sandbox::Limits;
+use sweroll::toolbox::client::{Toolbox, ToolboxError};
+use sweroll::toolbox::protocol::{Answer, End, Op};
+
+const TOO_MUCH: &str = "python3 -c 'x = bytearray(1 << 30)'; echo $?";
+
+async fn oom_kills(toolbox: &Toolbox) -> u64 {
+    match toolbox.call(Op::Usage, b"").await.unwrap() {
+        (Answer::Usage(usage), _) => usage.oom_kills,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub async fn memory_of_a_command_is_counted(backend: &Backend) {
+    let sandbox = backend.sandbox().await;
+    assert_eq!(oom_kills(sandbox.toolbox()).await, 0);
+    let (end, text) = output(sandbox.toolbox(), shell(TOO_MUCH)).await;
+    assert!(end == End::Exited(0) && text.contains("137"), "{end:?} {text}");
+    assert!(oom_kills(sandbox.toolbox()).await > 0);
+    let (usage, _) = sandbox.toolbox().call(Op::Usage, b"").await.unwrap();
+    let Answer::Usage(usage) = usage else { panic!("{usage:?}") };
+    assert!((200 << 20..=256 << 20).contains(&usage.peak_memory) && usage.cpu_ms > 0, "{usage:?}");
+    sandbox.destroy().await.unwrap();
+}
+
+pub async fn memory_of_everything_is_the_end(backend: &Backend) {
+    let sandbox = backend.start(&backend.spec_with(Limits { memory: 64 << 20, shm: 1 << 30, ..backend.spec().limits })).await;
+    let block = vec![1; 20 << 20];
+    let mut outcome = Ok(());
+    for n in 0..10 {
+        let written = sandbox.toolbox().call(Op::Write { path: format!("/dev/shm/{n}"), mode: 0o644 }, &block).await;
+        if let Err(error) = written {
+            outcome = Err(error);
+            break;
+        }
+    }
+    assert!(matches!(outcome, Err(ToolboxError::Lost(_))), "{outcome:?}");
+    let fate = sandbox.fate().await;
+    assert!(fate.gone && fate.oom, "{fate:?}");
+    sandbox.destroy().await.unwrap();
+}
+
+/// The end that has nothing to do with it is no fault of the model's.
+pub async fn memory_survived_is_not_the_end(backend: &Backend) {
+    let sandbox = backend.sandbox().await;
+    let first = backend.first_process(&*sandbox).await;
+    let (_, text) = output(sandbox.toolbox(), shell(TOO_MUCH)).await;
+    assert!(text.contains("137"), "{text}");
+    assert!(oom_kills(sandbox.toolbox()).await > 0);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    backend.kill(&backend.spec().run, first).await;
+    sandbox.toolbox().closed().await;
+    let fate = sandbox.fate().await;
+    assert_eq!((fate.gone, fate.oom, fate.exit_code), (true, false, Some(137)));
+    sandbox.destroy().await.unwrap();
+}
+
+/// Of a size that a host would survive without a limit too.
+pub async fn a_fork_bomb_is_survived(backend: &Backend) {
+    let sandbox = backend.sandbox().await;
+    let mark = backend.mark();
+    let bomb = format!(
+        "b() {{ [ $1 -gt 0 ] && b $(($1 - 1)) | b $(($1 - 1)) & }}; b 7; \
+        for n in $(seq 300); do setsid sleep {mark} & done 2> /dev/null; wait"
+    );
+    let call = ran(sandbox.toolbox(), shell_for(3_000, &bomb));
+    let watch = async {
+        let full = async || host::running(&mark).len() > 20;
+        let most = if host::soon(full).await { host::running(&mark).len() } else { 0 };
+        assert!(most > 20 && most <= 64, "{most} processes, of 64 at most");
+    };
+    let ((ran, _), ()) = tokio::join!(call, watch);
+    assert_eq!(ran.end, End::TimedOut);
+    // What it left, if anything, can at most keep the next commands waiting.
+    let answers = async || matches!(sandbox.toolbox().call(shell("echo alive"), b"").await, Ok((_, blob)) if blob.as_ref() == b"alive\n");
+    assert!(host::soon(answers).await, "no command starts any more");
+    assert!(sandbox.toolbox().call(Op::Usage, b"").await.is_ok());
+    sandbox.destroy().await.unwrap();
+    assert!(host::running(&mark).is_empty());
+}
+
+pub async fn shared_memory_is_bounded(backend: &Backend) {
+    let sandbox = backend.start(&backend.spec_with(Limits { shm: 8 << 20, ..backend.spec().limits })).await;
+    let fill = "head -c 9000000 /dev/zero > /dev/shm/big; echo; stat -c %s /dev/shm/big; rm /dev/shm/big; echo again > /dev/shm/small && cat /dev/shm/small";
+    let (end, text) = output(sandbox.toolbox(), shell(fill)).await;
+    assert!(end == End::Exited(0) && text.contains("No space left on device"), "{text}");
+    assert!(text.ends_with("\n8388608\nagain\n"), "{text}");
+    sandbox.destroy().await.unwrap();
+}
