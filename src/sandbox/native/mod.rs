@@ -111,11 +111,10 @@ impl Native {
         let program = Program::install(settings.toolbox_path.as_deref(), private.path())?;
         let owner = Owner::ours()
             .map_err(|error| Failure::new(Kind::SandboxStart, format!("/proc does not tell this process's identity: {error}")))?;
-        let images = Images::new(images, program.path());
-        let store = images.store()?;
+        let images = Images::open(images, program.path(), private.path())?;
         let setup = Setup {
-            layers: store.layers(),
-            ids: Some(store.ids()),
+            layers: images.store().layers(),
+            ids: Some(images.store().ids()),
             first_id: images.settings().first_id,
             scratch: private.path().to_owned(),
             toolbox: program.path().to_owned(),
