@@ -10,6 +10,9 @@ fn archive(name: &str) -> Vec<u8> {
     let mut header = tar::Header::new_gnu();
     header.set_size(3);
     header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     archive.append_data(&mut header, name, &b"abc"[..]).unwrap();
     archive.into_inner().unwrap()
 }
@@ -26,6 +29,10 @@ async fn pull(store: &Path, names: &[String]) -> (Output, Vec<Value>) {
 
 #[tokio::test]
 async fn images_come_into_the_store_and_failures_say_their_kind() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: files of many owners take root");
+        return;
+    }
     let mut content = Content::default();
     let (base, own) = (archive("base"), archive("own"));
     content.image("a/base", "1", &[&base]);
