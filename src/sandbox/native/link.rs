@@ -31,7 +31,7 @@ pub enum State {
 pub struct Link {
     socket: Arc<UnixStream>,
     known: Arc<Mutex<Known>>,
-    /// Killed when it is dropped, should the end of the socket not have sufficed.
+    /// Ends by the end of the socket, with all that it has; kept so that it is waited for.
     _process: Child,
 }
 
@@ -122,7 +122,6 @@ fn spawn(program: &Path) -> io::Result<(Arc<UnixStream>, Child)> {
         .stderr(Stdio::null())
         // A Ctrl-C at the terminal is for the engine, which drains.
         .process_group(0)
-        .kill_on_drop(true)
         .spawn()?;
     // A stream by its type only: what is asked of it are datagrams, and whether it is ready.
     Ok((Arc::new(UnixStream::from_std(ours.into())?), process))
