@@ -3,9 +3,9 @@
 use super::files::{Files, Found, broken, bytes, parsed};
 use super::{ImageError, Offer};
 use serde::Deserialize;
-use std::io::ErrorKind;
 
-const MANIFEST: &str = "manifest.json";
+/// What Docker writes, and no other, into its archives.
+pub const MANIFEST: &str = "manifest.json";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -15,11 +15,6 @@ struct Saved {
     repo_tags: Option<Vec<String>>,
     #[serde(default)]
     layers: Option<Vec<String>>,
-}
-
-/// Whether Docker wrote it.
-pub fn is_docker(files: &dyn Files) -> bool {
-    files.open(MANIFEST).map_or_else(|error| error.kind() != ErrorKind::NotFound, |_| true)
 }
 
 /// # Errors

@@ -34,6 +34,11 @@ pub trait Files: Sync {
     /// `NotFound`, and what else the kernel says.
     fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>>;
 
+    /// Whether there is such a file, readable or not.
+    fn has(&self, name: &str) -> bool {
+        !matches!(self.open(name), Err(error) if error.kind() == ErrorKind::NotFound)
+    }
+
     /// A file that is small, whole.
     ///
     /// # Errors

@@ -49,6 +49,9 @@ struct Manifest {
 /// # Errors
 /// `ImagePull` where a file is missing, broken or has another digest than its name, or no image is for this machine.
 pub fn images(files: &dyn Files) -> Result<Vec<Found>, ImageError> {
+    if !files.has("index.json") {
+        return Err(broken("there is no manifest.json and no index.json in it: it is no image; is it a root directory (--rootfs)?"));
+    }
     let index: Index = parsed(files, "index.json")?;
     let mut found = Vec::new();
     collect(files, &index, &[], DEPTH_MAX, &mut found)?;
@@ -117,7 +120,7 @@ impl Descriptor {
 }
 
 /// As images name it.
-fn architecture() -> &'static str {
+pub fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

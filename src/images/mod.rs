@@ -7,13 +7,16 @@
 //! STORE/images/ID.json         an image: its layers, environment, user
 //! STORE/names.json             name -> ID
 //! STORE/lock                   held while names, images and layers come and go
+//! STORE/downloads/             layers as registries send them, for whoever goes on with them
 //! STORE/tmp/                   what is being fetched or unpacked; swept when its process is dead
 //! ```
 
 pub mod add;
 pub mod archive;
 mod compression;
+pub mod daemon;
 mod digest;
+pub mod directory;
 pub mod files;
 pub mod ids;
 mod image;
@@ -21,6 +24,7 @@ pub mod keep;
 pub mod layout;
 mod lock;
 mod members;
+pub mod pull;
 pub mod registry;
 pub mod store;
 mod tree;
@@ -43,13 +47,15 @@ pub struct Settings {
     /// First of the 65,536 user and group numbers that stand for those of images and sandboxes, where sweroll runs as root;
     /// no user of the host may have one of them. Of a store it cannot be changed.
     pub first_id: u32,
+    /// Whether a run fetches what the store does not have, as `sweroll images pull` does.
+    pub fetch: bool,
     pub unpack: unpack::Limits,
     pub pull: registry::Settings,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { dir: None, first_id: 0x6000_0000, unpack: unpack::Limits::default(), pull: registry::Settings::default() }
+        Settings { dir: None, first_id: 0x6000_0000, fetch: true, unpack: unpack::Limits::default(), pull: registry::Settings::default() }
     }
 }
 

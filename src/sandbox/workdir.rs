@@ -2,7 +2,7 @@
 
 use crate::domain::{Failure, Kind};
 use crate::toolbox::client::{Toolbox, ToolboxError};
-use crate::toolbox::protocol::{Command, Op, OpError, Run};
+use crate::toolbox::protocol::{Op, OpError};
 
 /// # Errors
 /// `Workdir` for a relative path, or one that climbs.
@@ -13,24 +13,12 @@ pub fn check_absolute(workdir: &str) -> Result<(), Failure> {
     Err(Failure::new(Kind::Workdir, format!("workdir {workdir:?} is no absolute path; correct the instance")))
 }
 
-/// Runs the one program that every sandbox has, the toolbox itself, in the directory.
-///
 /// # Errors
 /// `Workdir` when it is not there, `SandboxLost` when the toolbox is not there any more.
 pub async fn check(toolbox: &Toolbox, workdir: &str, image: &str) -> Result<(), Failure> {
-    let own = vec!["/proc/self/exe".to_owned(), "--version".to_owned()];
-    let run = Run {
-        what: Command::Exec(own),
-        session: false,
-        cwd: Some(workdir.to_owned()),
-        env: Vec::new(),
-        deadline_ms: 30_000,
-        output_cap: 1024,
-        report_cap: 0,
-    };
-    match toolbox.call(Op::Run(run), b"").await {
+    match toolbox.call(Op::Directory { path: workdir.to_owned() }, b"").await {
         Ok(_) => Ok(()),
-        Err(ToolboxError::Op(OpError::NotStarted { message } | OpError::Invalid { message })) => {
+        Err(ToolboxError::Op(OpError::Invalid { message })) => {
             let mend = "correct the instance's workdir or its image";
             Err(Failure::new(Kind::Workdir, format!("workdir {workdir} is not a directory in image {image}: {message}; {mend}")))
         }

@@ -35,6 +35,15 @@ pub fn invalid(message: String) -> OpError {
     OpError::Invalid { message }
 }
 
+/// That a process could begin there.
+pub fn check_directory(path: &Path) -> Result<(), OpError> {
+    let meta = fs::metadata(path).map_err(|e| explain(path, &e))?;
+    if !meta.is_dir() {
+        return Err(invalid(format!("{} is no directory", path.display())));
+    }
+    accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS).map_err(|e| explain(path, &e.into()))
+}
+
 /// A regular file opened for reading; never blocks on a pipe or a device.
 pub fn open(path: &Path) -> Result<(File, Metadata), OpError> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|e| explain(path, &e))?;

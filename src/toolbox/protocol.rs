@@ -57,6 +57,8 @@ pub enum Op {
     Search(Search),
     /// File names by glob, sorted. Blob out: a path a line. Answer: `Found`.
     Find { pattern: String, path: String, max_results: u64 },
+    /// Whether a process could begin there. Answer: `Done`, or `OpError::Invalid`.
+    Directory { path: String },
     /// Blob out: at most `max` bytes from `offset`. Answer: `Read`.
     Read { path: String, offset: u64, max: u64 },
     /// Blob in: the bytes; parents are created, the file replaced. `mode` in octal permission bits. Answer: `Done`.
@@ -89,6 +91,7 @@ impl Op {
             Op::Undo { .. } => "undo",
             Op::Search(_) => "search",
             Op::Find { .. } => "find",
+            Op::Directory { .. } => "directory",
             Op::Read { .. } => "read",
             Op::Write { .. } => "write",
             Op::Snapshot { .. } => "snapshot",

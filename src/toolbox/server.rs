@@ -210,6 +210,10 @@ impl Toolbox {
             Op::Replace { path, old, new } => done(self.edits.replace(&at(&path), &old, &new)?),
             Op::Insert { path, line, text } => done(self.edits.insert(&at(&path), line, &text)?),
             Op::Undo { path } => done(self.edits.undo(&at(&path))?),
+            Op::Directory { path } => {
+                files::check_directory(&at(&path))?;
+                done(Vec::new())
+            }
             Op::Read { path, offset, max } => {
                 let (size, bytes) = files::read(&at(&path), offset, max.min(protocol::MAX_BLOB as u64))?;
                 Ok((Answer::Read { size }, bytes))

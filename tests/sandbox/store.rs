@@ -11,7 +11,7 @@ use sweroll::images::{Settings, Store};
 use tokio::sync::OnceCell;
 
 pub fn settings() -> Settings {
-    Settings { dir: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("images")), ..Settings::default() }
+    Settings { dir: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("images")), fetch: false, ..Settings::default() }
 }
 
 /// Why the image is not in the store.

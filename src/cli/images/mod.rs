@@ -4,7 +4,9 @@ mod import;
 mod keep;
 mod pull;
 
-use super::Outcome;
+use super::{CliError, Outcome};
+use crate::config::Layer;
+use crate::images::{Settings, userns};
 use clap::{Args as ClapArgs, Subcommand};
 use std::path::PathBuf;
 
@@ -16,6 +18,13 @@ pub struct Args {
     /// Directory of the image store [default: /var/lib/sweroll/images for root, else $XDG_DATA_HOME/sweroll/images]
     #[arg(long, value_name = "DIR", env = "SWEROLL_IMAGES", global = true, help_heading = "Store")]
     store: Option<PathBuf>,
+    /// Settings file (TOML); its [images] counts here
+    #[arg(long, value_name = "FILE", env = "SWEROLL_CONFIG", global = true, help_heading = "Settings")]
+    config: Option<PathBuf>,
+    /// One setting by its path, such as images.pull.tries=8 (docs/settings.md has them all); repeatable or parted by `;`, wins over all
+    /// else
+    #[arg(long = "set", value_name = "KEY=VALUE", env = "SWEROLL_SET", value_delimiter = ';', global = true, help_heading = "Settings")]
+    set: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -33,7 +42,11 @@ enum Command {
 }
 
 pub fn run(args: &Args) -> Outcome {
-    let settings = crate::images::Settings { dir: args.store.clone(), ..crate::images::Settings::default() };
+    let settings = settings(args)?;
+    if !matches!(args.command, Command::List(_)) {
+        // A user other than root has more owners than one to give in a namespace only; there is one thread yet.
+        userns::enter().map_err(CliError::failed)?;
+    }
     match &args.command {
         Command::Pull(args) => pull::run(args, &settings),
         Command::Import(args) => import::run(args, &settings),
@@ -41,4 +54,13 @@ pub fn run(args: &Args) -> Outcome {
         Command::Rm(args) => keep::rm(args, &settings),
         Command::Gc(args) => keep::gc(args, &settings),
     }
+}
+
+fn settings(args: &Args) -> Result<Settings, CliError> {
+    let mut file = args.config.as_deref().map_or_else(|| Ok(Layer::default()), Layer::read).map_err(CliError::usage)?;
+    let mut flags = Layer::default();
+    flags.set("images.dir", args.store.as_ref().map(|dir| dir.display().to_string()));
+    args.set.iter().try_for_each(|assignment| flags.assign(assignment)).map_err(CliError::usage)?;
+    file.over(flags);
+    Ok(file.settings().map_err(CliError::usage)?.images)
 }

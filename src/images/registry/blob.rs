@@ -25,12 +25,13 @@ const KEPT: Duration = Duration::from_secs(24 * 3600);
 pub struct Blob {
     pub descriptor: Descriptor,
     path: PathBuf,
-    whole: OnceCell<Arc<File>>,
+    /// The whole file, or why there is none: who asks again gets the same answer.
+    outcome: OnceCell<Result<Arc<File>, Trouble>>,
 }
 
 impl Drop for Blob {
     fn drop(&mut self) {
-        if self.whole.initialized() {
+        if self.file().is_some() {
             // Gone already, by another process that had it too.
             let _ = std::fs::remove_file(&self.path);
         }
@@ -41,7 +42,7 @@ impl Blob {
     #[must_use]
     pub fn new(descriptor: Descriptor, dir: &Path) -> Self {
         let path = dir.join(descriptor.digest.replace(':', "-"));
-        Blob { descriptor, path, whole: OnceCell::new() }
+        Blob { descriptor, path, outcome: OnceCell::new() }
     }
 
     /// Fetches it from the first source that gives it, once, whoever asks.
@@ -67,7 +68,11 @@ impl Blob {
             }
             Err(said)
         };
-        self.whole.get_or_try_init(fetch).await.map(drop)
+        self.outcome.get_or_init(fetch).await.as_ref().map(drop).map_err(Clone::clone)
+    }
+
+    fn file(&self) -> Option<&Arc<File>> {
+        self.outcome.get()?.as_ref().ok()
     }
 
     /// Reads it; there, once [`fetch`](Self::fetch) is done.
@@ -75,7 +80,7 @@ impl Blob {
     /// # Errors
     /// `NotFound` before that.
     pub fn open(&self) -> io::Result<Box<dyn Read + Send>> {
-        let file = self.whole.get().ok_or(io::ErrorKind::NotFound)?.clone();
+        let file = self.file().ok_or(io::ErrorKind::NotFound)?.clone();
         Ok(Box::new(io::BufReader::with_capacity(1 << 17, Reader { file, at: 0 })))
     }
 
@@ -84,7 +89,9 @@ impl Blob {
         let began = Instant::now();
         loop {
             if let Some(file) = lock(&self.path).map_err(|error| disk(&self.path, &error))? {
-                let read = tokio::task::spawn_blocking(move || Part::read(file)).await;
+                // One byte more than there can be shows that it is another layer's.
+                let most = self.descriptor.size.saturating_add(1);
+                let read = tokio::task::spawn_blocking(move || Part::read(file, most)).await;
                 return read.map_err(io::Error::other).flatten().map_err(|error| disk(&self.path, &error));
             }
             patience.progressed();
@@ -161,10 +168,10 @@ struct Part {
 
 impl Part {
     /// Takes over what another process, now dead, has fetched.
-    fn read(mut file: File) -> io::Result<Self> {
+    fn read(mut file: File, most: u64) -> io::Result<Self> {
         let mut hash = Sha256::new();
         file.seek(SeekFrom::Start(0))?;
-        let length = io::copy(&mut io::BufReader::with_capacity(1 << 20, &file), &mut hash)?;
+        let length = io::copy(&mut io::BufReader::with_capacity(1 << 20, (&file).take(most)), &mut hash)?;
         Ok(Part { file, length, hash })
     }
 
@@ -182,7 +189,7 @@ impl Part {
     }
 
     fn digest(&self) -> String {
-        super::digest_of(self.hash.clone())
+        format!("sha256:{:x}", self.hash.clone().finalize())
     }
 }
 

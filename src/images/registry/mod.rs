@@ -12,13 +12,12 @@ mod settings;
 pub use reference::Reference;
 pub use settings::Settings;
 
-use super::{ImageError, Offer};
+use super::{ImageError, Offer, digest};
 use crate::domain::Kind;
 use blob::Blob;
 use client::{Client, Source};
 use manifest::{Config, Descriptor, Document};
 use patience::{Patience, Trouble};
-use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
@@ -101,7 +100,7 @@ impl Registries {
     ) -> Result<(Offer, Vec<String>, Vec<Descriptor>), Trouble> {
         let architecture = manifest::architecture();
         let (mut content_type, mut body) = self.manifest(source, reference.version(), is_last).await?;
-        let top = reference.digest.clone().unwrap_or_else(|| digest(&body));
+        let top = reference.digest.clone().unwrap_or_else(|| digest::of(&body));
         for _ in 0..MAX_DEPTH {
             match Document::read(&content_type, &body, architecture).map_err(Trouble::refused)? {
                 Document::Index(ours) => (content_type, body) = self.manifest(source, &ours.digest, is_last).await?,
@@ -124,7 +123,7 @@ impl Registries {
     /// Media type and text; one that is asked for by digest has it.
     async fn manifest(&self, source: &Source, version: &str, is_last: bool) -> Result<(String, Vec<u8>), Trouble> {
         self.document(source, &format!("manifests/{version}"), manifest::ACCEPT, manifest::MAX_MANIFEST, is_last, |body| {
-            !reference::is_digest(version) || digest(body) == version
+            !reference::is_digest(version) || digest::of(body) == version
         })
         .await
     }
@@ -134,7 +133,7 @@ impl Registries {
             return Err(Trouble::refused(format!("its configuration is {} bytes, over {}", told.size, manifest::MAX_CONFIG)));
         }
         let what = format!("blobs/{}", told.digest);
-        self.document(source, &what, "*/*", told.size, is_last, |body| digest(body) == told.digest).await.map(|(_, body)| body)
+        self.document(source, &what, "*/*", told.size, is_last, |body| digest::of(body) == told.digest).await.map(|(_, body)| body)
     }
 
     async fn document(
@@ -154,7 +153,7 @@ impl Registries {
                 let content_type =
                     response.headers().get("content-type").and_then(|text| text.to_str().ok()).unwrap_or_default().to_owned();
                 let body = self.client.body(response, max).await?;
-                let wrong = || Trouble::weather(format!("{} gives bytes of digest {} for {what}", source.host, digest(&body)));
+                let wrong = || Trouble::weather(format!("{} gives bytes of digest {} for {what}", source.host, digest::of(&body)));
                 if is_right(&body) { Ok((content_type, body)) } else { Err(wrong()) }
             };
             let trouble = match once.await {
@@ -213,14 +212,6 @@ fn error(name: &str, host: &str, trouble: Trouble) -> ImageError {
         Trouble::Refused { kind, text } => (kind, text),
     };
     ImageError { kind, message: format!("cannot pull image {name} from {host}: {text}") }
-}
-
-fn digest(bytes: &[u8]) -> String {
-    digest_of(Sha256::new_with_prefix(bytes))
-}
-
-fn digest_of(hash: Sha256) -> String {
-    format!("sha256:{:x}", hash.finalize())
 }
 
 /// A number in 0..1. The standard library's hasher keys are randomness enough to spread delays.

@@ -1,5 +1,6 @@
 //! Names of images, read as Docker reads them: `[HOST[:PORT]/]PATH[:TAG][@DIGEST]`.
 
+use crate::images::digest;
 use std::fmt;
 
 /// Docker's own registry: what a name without a host means.
@@ -92,7 +93,7 @@ impl fmt::Display for Reference {
 /// Whether it is `sha256:` and its 64 digits: nothing else is verified, so nothing else is taken, nor let into a path.
 #[must_use]
 pub fn is_digest(text: &str) -> bool {
-    text.strip_prefix("sha256:").is_some_and(|hex| hex.len() == 64 && hex.bytes().all(is_hex))
+    digest::digits(text).is_some()
 }
 
 fn is_hex(byte: u8) -> bool {

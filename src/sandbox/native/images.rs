@@ -1,25 +1,65 @@
-//! The images of native sandboxes: looked up in the store, fetched by a process of their own where they are missing.
+//! The images of native sandboxes: looked up in the store, fetched by a process of their own where they are missing, so that no
+//! hostile archive is read where the keys are.
 
-use crate::domain::Failure;
+use crate::domain::{Failure, Kind};
 use crate::images::{Image, Settings, Store};
+use serde::Deserialize;
 use std::collections::HashMap;
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::process::Command;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 /// The image that is this host's own system directories, and needs no store.
 pub const HOST: &str = "host";
+/// What the fetching process keeps of our environment: where it finds programs, credentials, daemons and proxies.
+const ENVIRONMENT: [&str; 16] = [
+    "PATH",
+    "HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_RUNTIME_DIR",
+    "DOCKER_CONFIG",
+    "DOCKER_HOST",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "all_proxy",
+    "SSL_CERT_FILE",
+];
 
 #[derive(Debug)]
 pub struct Images {
     settings: Settings,
+    store: Store,
+    /// The program, and its settings as a file.
     program: PathBuf,
+    config: PathBuf,
     known: Mutex<HashMap<String, Arc<Image>>>,
+    /// One an image that is being fetched.
+    fetching: Mutex<HashMap<String, Arc<AsyncMutex<()>>>>,
+    slots: Semaphore,
 }
 
 impl Images {
-    #[must_use]
-    pub fn new(settings: Settings, program: &Path) -> Self {
-        Images { settings, program: program.to_owned(), known: Mutex::default() }
+    /// Opens the store; `private` is a directory of the engine's.
+    ///
+    /// # Errors
+    /// Where the store cannot be opened, or the settings not be written for the fetching processes.
+    pub fn open(settings: Settings, program: &Path, private: &Path) -> Result<Self, Failure> {
+        let store = Store::open(&settings).map_err(|error| error.failure())?;
+        let config = private.join("images.toml");
+        let failed = |error: &dyn std::fmt::Display| Failure::new(Kind::SandboxStart, format!("{}: {error}", config.display()));
+        let table = toml::Table::from_iter([("images".to_owned(), toml::Value::try_from(&settings).map_err(|error| failed(&error))?)]);
+        fs::write(&config, table.to_string()).map_err(|error| failed(&error))?;
+        let (known, fetching, slots) = (Mutex::default(), Mutex::default(), Semaphore::new(settings.pull.in_flight.max(1)));
+        Ok(Images { settings, store, program: program.to_owned(), config, known, fetching, slots })
     }
 
     #[must_use]
@@ -27,19 +67,22 @@ impl Images {
         &self.settings
     }
 
-    pub fn store(&self) -> Result<Store, Failure> {
-        Store::open(&self.settings).map_err(|error| error.failure())
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
     }
 
     pub fn is_present(&self, name: &str) -> Result<bool, Failure> {
         Ok(name == HOST || self.find(name)?.is_some())
     }
 
+    /// Bytes of its layers; 0 where it is not there.
+    #[must_use]
     pub fn bytes(&self, name: &str) -> u64 {
         self.find(name).ok().flatten().map_or(0, |image| image.bytes)
     }
 
-    /// None for the host's own.
+    /// The image, fetched where it is missing, by one process for all who want it at the same time; none for the host's own.
     ///
     /// # Errors
     /// `ImageMissing`, `ImagePull`, `NoSpace`.
@@ -50,18 +93,62 @@ impl Images {
         if let Some(image) = self.find(name)? {
             return Ok(Some(image));
         }
-        Err(Failure::new(crate::domain::Kind::ImageMissing, format!("image {name} is not in the store; {}", self.program.display())))
+        let turn = lock(&self.fetching).entry(name.to_owned()).or_default().clone();
+        let _turn = turn.lock().await;
+        if let Some(image) = self.find(name)? {
+            return Ok(Some(image));
+        }
+        let fetched = self.fetch(name).await;
+        lock(&self.fetching).remove(name);
+        fetched?;
+        let gone =
+            || Failure::new(Kind::ImagePull, format!("image {name} was fetched but is not in the store; does something remove images?"));
+        self.find(name)?.map(Some).ok_or_else(gone)
+    }
+
+    async fn fetch(&self, name: &str) -> Result<(), Failure> {
+        let failed = |kind, why: &str| Failure::new(kind, format!("image {name}: {why}"));
+        if !self.settings.fetch {
+            return Err(failed(
+                Kind::ImageMissing,
+                "it is not in the store, and images.fetch is off: `sweroll images import` or `pull` it",
+            ));
+        }
+        let _slot = self.slots.acquire().await.map_err(|error| failed(Kind::ImagePull, &error.to_string()))?;
+        // One that looks like an option is none.
+        let mut command = Command::new(&self.program);
+        command.args(["images", "pull", "--format", "json", "--config"]).arg(&self.config).args(["--", name]);
+        command.env_clear().envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        tracing::info!(image = name, "fetching an image");
+        let output = command.output().await.map_err(|error| failed(Kind::ImagePull, &error.to_string()))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said: Option<Said> = output.stdout.split(|byte| *byte == b'\n').find_map(|line| serde_json::from_slice(line).ok());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        Err(said.map_or_else(|| failed(Kind::ImagePull, stderr.trim()), |said| Failure::new(said.kind, said.message)))
     }
 
     fn find(&self, name: &str) -> Result<Option<Arc<Image>>, Failure> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(image) = known.get(name) {
+        if let Some(image) = lock(&self.known).get(name) {
             return Ok(Some(image.clone()));
         }
-        let found = self.store()?.find(name).map_err(|error| error.failure())?.map(Arc::new);
+        let found = self.store.find(name).map_err(|error| error.failure())?.map(Arc::new);
         if let Some(image) = &found {
-            known.insert(name.to_owned(), image.clone());
+            lock(&self.known).insert(name.to_owned(), image.clone());
         }
         Ok(found)
     }
+}
+
+/// The line of an image that could not be had.
+#[derive(Deserialize)]
+struct Said {
+    kind: Kind,
+    message: String,
+}
+
+fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -67,7 +67,7 @@ fn version_2_writes_what_it_holds() {
     fs::write(dir.join("memory.events"), "low 0\noom 4\noom_kill 3\noom_group_kill 9\n").unwrap();
     assert_eq!(group.oom_kills(), 3);
     assert!(groups.create("one", &limits(1, 1, 1.0)).is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists));
-    assert_eq!(groups.rlimits(&limits(1, 1, 1.0), 9), [(Resource::Nofile, 9), (Resource::Core, 0)]);
+    assert_eq!(groups.rlimits(&limits(1, 1, 1.0), 9), [(Resource::Nofile, 9), (Resource::Core, 1)]);
 }
 
 #[test]
