@@ -18,7 +18,7 @@ use crate::{
     },
     endpoint::{Limiter, ModelClient, OpenAi},
     grading,
-    sandbox::{Provider, docker::Docker, local::Local, native::Native},
+    sandbox::{Auto, Docker, Local, Native, Provider},
     scheduler::{
         core::Core,
         driver::{self, End, Stop},
@@ -44,6 +44,14 @@ pub struct Ready {
     limiter: Arc<Limiter>,
 }
 
+impl Ready {
+    /// What the user should be told of the sandboxes.
+    #[must_use]
+    pub fn notice(&self) -> Option<String> {
+        self.provider.notice()
+    }
+}
+
 /// Asks the sandbox backend and the endpoint: no daemon, a wrong address, key or model is told before a run directory exists.
 ///
 /// # Errors
@@ -59,9 +67,21 @@ pub async fn preflight(settings: &Settings) -> Result<Ready, Failure> {
 async fn provider(settings: &Settings) -> Result<Arc<dyn Provider>, Failure> {
     Ok(match settings.sandbox.backend {
         Backend::Native => Arc::new(Native::start_up(settings.sandbox.native.clone(), settings.images.clone()).await?),
-        Backend::Auto | Backend::Docker => Arc::new(Docker::connect(settings.sandbox.docker.clone()).await?),
+        Backend::Auto => {
+            let (docker, native) = (settings.sandbox.docker.clone(), settings.sandbox.native.clone());
+            Arc::new(Auto::choose(docker, native, settings.images.clone()).await?)
+        }
+        Backend::Docker => Arc::new(Docker::connect(settings.sandbox.docker.clone()).await?),
         Backend::Local => Arc::new(Local::new(settings.sandbox.local.clone())),
     })
+}
+
+/// Whether this host allows native sandboxes.
+///
+/// # Errors
+/// With why not, and the mend.
+pub async fn check_native(settings: &Settings) -> Result<(), Failure> {
+    Native::start_up(settings.sandbox.native.clone(), settings.images.clone()).await.map(drop)
 }
 
 /// Which of these images the sandbox backend does not have yet.

@@ -43,7 +43,7 @@ pub fn run(args: &Args) -> Outcome {
     dataset::scan(&file.0, &dataset::Options::default(), take).map_err(CliError::failed)?;
     print(&format!(
         "{} tiny instances, two samples each, against a scripted endpoint that fails now and then.\n\
-         `sweroll run` takes containers, the demo takes plain processes.\n\n",
+         Their sandboxes show this machine's own programs, read-only; those of `sweroll run` show the instances' images.\n\n",
         instances.len()
     ))?;
 
@@ -53,7 +53,13 @@ pub fn run(args: &Args) -> Outcome {
     settings.instances.samples = 2;
     settings.endpoint.url = format!("http://{}/v1", server.1);
     settings.endpoint.model = "scripted-gold".to_owned();
-    settings.sandbox.backend = if std::env::var_os("NATIVE").is_some() { Backend::Native } else { Backend::Local };
+    settings.sandbox.backend = match block_on(engine::check_native(&settings))? {
+        Ok(()) => Backend::Native,
+        Err(why) => {
+            eprintln!("sweroll: {why}\nsweroll: the demo goes on in plain processes");
+            Backend::Local
+        }
+    };
     settings.scheduler.concurrency = 4;
     // One of the instances has a test that hangs.
     settings.grading.tests_timeout_s = 3;
@@ -102,7 +108,8 @@ fn renew(out: &std::path::Path) -> Result<(), CliError> {
         return Ok(());
     }
     let settings = crate::store::View::open(out).ok().and_then(|view| Settings::deserialize_table(view.info.settings).ok());
-    let ours = settings.is_some_and(|s| s.endpoint.model == "scripted-gold" && s.sandbox.backend == Backend::Local);
+    let ours =
+        settings.is_some_and(|s| s.endpoint.model == "scripted-gold" && matches!(s.sandbox.backend, Backend::Native | Backend::Local));
     if !ours {
         return Err(CliError::usage(format!("{} holds something else than an earlier demo: give another --out", out.display())));
     }

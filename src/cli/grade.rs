@@ -3,14 +3,14 @@
 mod outcome;
 
 use super::{
-    CliError, Exit, Format, Outcome, block_on, left_out,
+    CliError, Exit, Format, Outcome, block_on, left_out, notice,
     options::Grading,
     predictions::{self, Read},
     print,
     run::{log_to, refused, stops},
 };
 use crate::{
-    config::{Backend, Settings},
+    config::Settings,
     domain::{Attempt, AttemptId, EpisodeId, Failure, Grade, Kind, Verdicted, prediction::Word},
     engine::{
         OpenError,
@@ -86,13 +86,11 @@ pub fn run(args: &Args) -> Outcome {
         let end = if todo.is_empty() {
             End::Done
         } else {
-            if settings.sandbox.backend == Backend::Local {
-                eprintln!("sweroll: sandbox `local` isolates nothing: the diffs' code runs as you, on this machine");
-            }
             let grounds = match grounds {
                 Some(grounds) => grounds,
                 None => Grounds::find(&settings).await.map_err(|failure| refused(failure.into()))?,
             };
+            notice(grounds.provider().notice());
             let (of_jobs, loader, total) = (Arc::clone(&predictions), Arc::clone(&instances), todo.len());
             let jobs = todo.into_iter().map(move |place| job(place, &of_jobs, &loader, &flaky));
             grade(grounds, &mut gradings, jobs, total, args.grading.quiet).await?

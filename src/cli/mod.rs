@@ -183,6 +183,13 @@ fn print(text: &str) -> Outcome {
     }
 }
 
+/// Tells what is to be known of the sandboxes.
+fn notice(text: Option<String>) {
+    if let Some(text) = text {
+        eprintln!("sweroll: {text}");
+    }
+}
+
 /// Names the rows of a dataset that `--skip-bad` left out, and counts them all.
 fn left_out(shown: &[BadRow], total: u64) {
     for bad in shown {

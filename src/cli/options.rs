@@ -107,7 +107,8 @@ pub struct Rows {
 /// Where sandboxes are made, and settings by other ways than flags of their own.
 #[derive(Debug, Default, Args)]
 pub struct Basis {
-    /// Where tool calls and tests run: docker, or local (a plain process, isolates nothing) [default: docker]
+    /// Where tool calls and tests run: docker, native (namespaces, no daemon), local (a plain process, isolates nothing), or auto: docker where a daemon answers and has
+    /// the image, else native [default: auto]
     #[arg(long, value_name = "BACKEND", env = "SWEROLL_SANDBOX", help_heading = "Sandbox")]
     pub sandbox: Option<String>,
     /// Settings file (TOML); flags and environment win over it

@@ -1,7 +1,7 @@
 //! `sweroll regrade`: what a run has graded, graded once more.
 
 use super::{
-    CliError, Exit, Format, Outcome, block_on,
+    CliError, Exit, Format, Outcome, block_on, notice,
     options::Basis,
     print,
     render::{json, table, word},
@@ -9,7 +9,7 @@ use super::{
     run::{log_to, refused, stops},
 };
 use crate::{
-    config::{self, Backend, Settings},
+    config::{self, Settings},
     domain::{EpisodeId, prediction::Word},
     engine::{
         batch::Grounds,
@@ -161,10 +161,8 @@ async fn grade(args: &Args, settings: &Settings, view: &Arc<View>, chosen: &[Com
     if total == 0 {
         return Ok(End::Done);
     }
-    if settings.sandbox.backend == Backend::Local {
-        eprintln!("sweroll: sandbox `local` isolates nothing: the diffs' code runs as you, on this machine");
-    }
     let grounds = Grounds::find(settings).await.map_err(|failure| refused(failure.into()))?;
+    notice(grounds.provider().notice());
     let mut done = 0;
     let told = |regrade: &Regrade| {
         done += 1;

@@ -1,12 +1,12 @@
 //! `sweroll run`: generate trajectories, or go on with it.
 
 use super::{
-    CliError, Exit, Outcome, block_on, left_out,
+    CliError, Exit, Outcome, block_on, left_out, notice,
     options::{self, Identity, Operation},
     print, render, seal,
 };
 use crate::{
-    config::{Backend, Settings},
+    config::Settings,
     domain::{EpisodeId, Failure, Instance, Kind},
     engine::{self, OpenError, Ready},
     reporter::{ProgressMode, Reporter, ReporterSettings, emit},
@@ -137,9 +137,7 @@ pub fn execute(
         let (events, reporter) = Reporter::start(&watch, operation.events.as_deref()).map_err(CliError::failed)?;
         let notes = reporter.notes();
         let stop = stops(move |text| notes.print(text))?;
-        if settings.sandbox.backend == Backend::Local {
-            eprintln!("sweroll: sandbox `local` isolates nothing: the model's commands run as you, on this machine");
-        }
+        notice(ready.notice());
         let report = engine::run(ready, store, settings.clone(), only, emit(events), stop).await.map_err(|failure| stopped(&failure));
         reporter.finish().await;
         Ok::<_, CliError>((report?, dir))

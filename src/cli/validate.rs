@@ -1,11 +1,10 @@
 //! `sweroll validate`: which instances hold, by their own base and golden patch.
 
 use super::{
-    CliError, Exit, Format, Outcome, block_on, left_out, options, print, render,
+    CliError, Exit, Format, Outcome, block_on, left_out, notice, options, print, render,
     run::{log_to, refused, stops},
 };
 use crate::{
-    config::Backend,
     domain::Kind,
     engine::{
         batch::Grounds,
@@ -50,9 +49,7 @@ pub fn run(args: &Args) -> Outcome {
         let opened = tokio::task::block_in_place(|| validate::open(&args.out, &settings, wanted, ask)).map_err(refused)?;
         left_out(&opened.left_out, opened.left_out_total);
         log_to(&args.out.join("logs"))?;
-        if settings.sandbox.backend == Backend::Local {
-            eprintln!("sweroll: sandbox `local` isolates nothing: the instances' commands run as you, on this machine");
-        }
+        notice(opened.notice());
         let stop = stops(|text| eprintln!("{text}"))?;
         let told = move |validation: &Validation| {
             if !quiet {

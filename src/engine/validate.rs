@@ -55,6 +55,14 @@ pub struct Opened {
     pub left_out_total: u64,
 }
 
+impl Opened {
+    /// What the user should be told of the sandboxes.
+    #[must_use]
+    pub fn notice(&self) -> Option<String> {
+        self.grounds.provider().notice()
+    }
+}
+
 /// Makes the directory, or opens it to go on: with the same instances, settings and options. Blocks on the disk.
 ///
 /// # Errors

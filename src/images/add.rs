@@ -90,8 +90,7 @@ impl Store {
         if let Some(layer) = present(&place, diff_id)? {
             return Ok(layer);
         }
-        let turn = self.tmp().join(format!("{}.turn", layer_name(diff_id)));
-        let _turn = lock::exclusive(&turn)?;
+        let _turn = Turn::take(self.tmp().join(format!("{}.turn", layer_name(diff_id))))?;
         if let Some(layer) = present(&place, diff_id)? {
             return Ok(layer);
         }
@@ -105,7 +104,6 @@ impl Store {
             // What is left goes with the scratch directory.
             let _ = fs::remove_dir_all(&new);
         }
-        let _ = fs::remove_file(&turn);
         unpacked
     }
 
@@ -161,6 +159,25 @@ struct Note(PathBuf);
 impl Drop for Note {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// At one layer one process is at work.
+struct Turn {
+    path: PathBuf,
+    _lock: fs::File,
+}
+
+impl Turn {
+    fn take(path: PathBuf) -> io::Result<Self> {
+        let lock = lock::exclusive(&path)?;
+        Ok(Turn { path, _lock: lock })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
     }
 }
 

@@ -110,14 +110,15 @@ impl<R: Source> Members<R> {
         if sparse.as_ref().is_some_and(|sparse| !sparse.holds(self.left)) {
             return Err(broken("the map of a sparse file does not fit its bytes"));
         }
+        let old = header.as_old();
         Ok(Member {
             path: pax.sparse_name.or(pax.path).or(path).unwrap_or_else(|| header.path_bytes().into_owned()),
             link: pax.link.or(link).unwrap_or_else(|| header.link_name_bytes().unwrap_or_default().into_owned()),
             kind: header.entry_type(),
-            mode: header.mode()?,
-            uid: pax.uid.map_or_else(|| header.uid(), Ok)?,
-            gid: pax.gid.map_or_else(|| header.gid(), Ok)?,
-            mtime: pax.mtime.map_or_else(|| header.mtime().map(|seconds| (seconds as i64, 0)), Ok)?,
+            mode: blank_or(&old.mode, || header.mode())?,
+            uid: pax.uid.map_or_else(|| blank_or(&old.uid, || header.uid()), Ok)?,
+            gid: pax.gid.map_or_else(|| blank_or(&old.gid, || header.gid()), Ok)?,
+            mtime: pax.mtime.map_or_else(|| blank_or(&old.mtime, || header.mtime()).map(|seconds| (seconds as i64, 0)), Ok)?,
             size: self.left,
             offset: self.position,
             xattrs: pax.xattrs,
@@ -313,6 +314,11 @@ impl Pax {
         }
         Ok(())
     }
+}
+
+/// A field that is not filled in says 0, as other readers take it.
+fn blank_or<T: Default>(field: &[u8], read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) { Ok(T::default()) } else { read() }
 }
 
 fn number(digits: &[u8]) -> io::Result<u64> {

@@ -63,6 +63,7 @@ impl Tree {
     pub fn directory(&mut self, path: &Parts, stamp: &Stamp) -> io::Result<OwnedFd> {
         let dir = match path.split_last() {
             None => self.root.try_clone()?,
+            Some(_) if path.len() > self.depth_max => return Err(too_deep(self.depth_max)),
             Some((name, parents)) => {
                 let parent = self.open_parent(parents)?;
                 let mut hides = false;

@@ -1,6 +1,7 @@
 //! The isolated place where one episode's tool calls run. A backend provides: image present, the toolbox started in it
 //! as first process, its stream, kill, and what happened to it.
 
+pub mod auto;
 pub mod docker;
 pub mod elf;
 pub mod local;
@@ -12,8 +13,10 @@ mod program;
 mod scrub;
 mod workdir;
 
+pub use auto::Auto;
 pub use docker::Docker;
 pub use local::Local;
+pub use native::Native;
 
 use crate::domain::{AttemptId, Failure};
 use crate::toolbox::client::{self, Toolbox};
@@ -128,6 +131,10 @@ impl Capacity {
 }
 
 pub trait Provider: Send + Sync {
+    /// What whoever starts a run should be told of its sandboxes.
+    fn notice(&self) -> Option<String> {
+        None
+    }
     /// Of the host that the sandboxes are on, where the backend tells.
     fn capacity(&self) -> Option<Capacity> {
         None

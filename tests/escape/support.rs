@@ -196,11 +196,14 @@ pub fn is_one_of(ending: &str, wanted: &[String]) -> bool {
 
 /// Holds what a table wants on that backend, in that sandbox.
 pub async fn hold(backend: Backend, toolbox: &Toolbox, attempts: &[Attempt]) {
-    let endings = make(toolbox, attempts).await;
-    let wrong = attempts.iter().filter(|attempt| !is_one_of(&endings[&attempt.name], attempt.wanted(backend)));
-    let wrong: Vec<String> =
-        wrong.map(|attempt| format!("{}: {}, wanted {:?}", attempt.name, endings[&attempt.name], attempt.wanted(backend))).collect();
+    let wrong = wrong(backend, &make(toolbox, attempts).await, attempts);
     assert!(wrong.is_empty(), "on {backend:?}:\n{}", wrong.join("\n"));
+}
+
+/// A line for each attempt that ended otherwise than it should.
+pub fn wrong(backend: Backend, endings: &Endings, attempts: &[Attempt]) -> Vec<String> {
+    let wrong = attempts.iter().filter(|attempt| !is_one_of(&endings[&attempt.name], attempt.wanted(backend)));
+    wrong.map(|attempt| format!("{}: {}, wanted {:?}", attempt.name, endings[&attempt.name], attempt.wanted(backend))).collect()
 }
 
 pub async fn make(toolbox: &Toolbox, attempts: &[Attempt]) -> Endings {

@@ -41,7 +41,10 @@ fn entries(archive: &[u8], first: u64) -> BTreeMap<String, Entry> {
         };
         found.insert(path, told);
     }
-    // The engine's places, and the root, whose time is that of their making.
+    // The engine's places, and the directories in which it made them, whose times are those of that.
+    if let Some(etc) = found.get_mut("etc") {
+        etc.mtime = 0;
+    }
     found.retain(|path, _| !path.is_empty() && !ENGINES.iter().any(|ours| path == ours || path.starts_with(&format!("{ours}/"))));
     found
 }

@@ -61,7 +61,8 @@ fn names_begin_at_the_root_and_do_not_leave_it() {
     if !root() {
         return;
     }
-    let tree = place().unpack(|l| {
+    let place = place();
+    let tree = place.unpack(|l| {
         l.file("/absolute", "1");
         l.file("./dotted//name/./x", "2");
         l.file("a/b/../c", "3");
@@ -71,8 +72,9 @@ fn names_begin_at_the_root_and_do_not_leave_it() {
     assert_eq!(text(tree.join("dotted/name/x")), "2");
     assert_eq!(text(tree.join("a/c")), "3");
     assert_eq!(text(tree.join(std::ffi::OsStr::from_bytes(b"not-utf8-\xff\xfe"))), "4");
+    let place = crate::support::place();
     for name in ["../x", "a/../../x", "..", "/../x"] {
-        let message = place().refused(|l| l.file(name, "x"));
+        let message = place.refused(|l| l.file(name, "x"));
         assert!(message.contains("out of the root"), "{name}: {message}");
     }
 }
@@ -82,7 +84,8 @@ fn the_last_of_a_name_wins() {
     if !root() {
         return;
     }
-    let tree = place().unpack(|l| {
+    let place = place();
+    let tree = place.unpack(|l| {
         l.file("f", "first");
         l.link("g", "f");
         l.file("f", "second");
@@ -117,7 +120,8 @@ fn modes_owners_times_and_links_are_kept() {
     if !root() {
         return;
     }
-    let tree = place().unpack(|l| {
+    let place = place();
+    let tree = place.unpack(|l| {
         let mut suid = header(EntryType::Regular, 0o6755);
         suid.set_uid(5);
         suid.set_gid(65535);
@@ -161,7 +165,8 @@ fn an_overlays_marks_are_not_the_archives_to_set() {
         return;
     }
     let capability: &[u8] = &[1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    let tree = place().unpack(|l| {
+    let place = place();
+    let tree = place.unpack(|l| {
         l.pax(&[
             ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
             ("SCHILY.xattr.user.overlay.opaque", b"y"),
@@ -234,9 +239,7 @@ fn a_layer_is_bounded() {
     let linked = small.refused(|l| {
         l.dir("a/b/c/d/e/f");
         l.symlink("s", "a/b/c/d/e/f");
-        l.dir("s/g/h");
-        l.symlink("t", "s/g/h");
-        l.dir("t/i/j");
+        l.dir("s/g/h/i/j/k");
     });
     assert!(linked.contains("8 directories deep"), "{linked}");
     // A bomb: megabytes of zeros behind the archive's end.

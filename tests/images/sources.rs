@@ -153,10 +153,10 @@ fn tree(dir: &Path) {
     symlink("x".repeat(300), dir.join("long")).unwrap();
     fs::write(dir.join("n".repeat(200)), "long name").unwrap();
     fs::write(dir.join("setuid"), "#!").unwrap();
+    std::os::unix::fs::chown(dir.join("setuid"), Some(7), Some(8)).unwrap();
     fs::set_permissions(dir.join("setuid"), fs::Permissions::from_mode(0o4755)).unwrap();
     fs::create_dir(dir.join("tmp")).unwrap();
     fs::set_permissions(dir.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
-    std::os::unix::fs::chown(dir.join("setuid"), Some(7), Some(8)).unwrap();
     rustix::fs::setxattr(dir.join("b"), "user.note", b"two\nlines", rustix::fs::XattrFlags::empty()).unwrap();
     drop(std::os::unix::net::UnixListener::bind(dir.join("socket")).unwrap());
     let set = |path: &Path| {

@@ -189,6 +189,14 @@ fn raise_open_files() {
     }
 }
 
+impl Docker {
+    /// Address of the daemon.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.0.daemon.host
+    }
+}
+
 impl Inner {
     async fn check(&self) -> Result<(), Failure> {
         let info = self.daemon.client.info().await;

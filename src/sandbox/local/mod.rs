@@ -107,6 +107,10 @@ fn spawn(program: &Path, home: &Path, workdir: &Path) -> std::io::Result<(Proces
 }
 
 impl Provider for Local {
+    fn notice(&self) -> Option<String> {
+        Some("sandbox `local` isolates nothing: what is run in it runs as you, on this machine".to_owned())
+    }
+
     fn capacity(&self) -> Option<Capacity> {
         capacity()
     }

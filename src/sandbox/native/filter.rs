@@ -10,14 +10,17 @@
 //! | every other | `EPERM` |
 //! | by another architecture's table (`int 0x80`, 32-bit programs) | the process is killed (`SIGSYS`) |
 //!
-//! The kernel keeps constant answers in a bitmap (since 5.11), so only the three calls with arguments to look at cost time.
+//! The kernel keeps constant answers in a bitmap (since 5.11), so only the three calls with arguments to look at cost time. For the
+//! bitmap it runs the program for every number as the filter is installed, hence a tree of ranges and not a list.
 //! A traced process cannot step around the filter since 4.8; older kernels are not for it.
 
+mod tree;
+
 use libc::*;
-use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, sock_filter,
-};
+use seccompiler::BpfProgram;
 use std::collections::BTreeMap;
+use std::io;
+use tree::{Answer, compile};
 
 /// Names and trees of files.
 const PATHS: &[c_long] = &[
@@ -357,36 +360,27 @@ const PERSONALITIES: [u32; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
 const NAMESPACES: c_int = CLONE_NEWCGROUP | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUSER | CLONE_NEWUTS;
 
+/// `AUDIT_ARCH_*` of linux/audit.h: how a filter is told whose table a number is of.
+const ARCHITECTURE: Option<u32> = match () {
+    () if cfg!(target_arch = "x86_64") => Some(0xc000_003e),
+    () if cfg!(target_arch = "aarch64") => Some(0xc000_00b7),
+    () => None,
+};
+
 /// The filter, for `seccompiler::apply_filter`, which sets `no_new_privs` with it.
 ///
 /// # Errors
-/// On an architecture that it is not written for.
-pub fn program() -> Result<BpfProgram, BackendError> {
-    let first = |operator, value| SeccompRule::new(vec![SeccompCondition::new(0, SeccompCmpArgLen::Qword, operator, value)?]);
-    let one_of = |values: &mut dyn Iterator<Item = u64>| values.map(|value| first(SeccompCmpOp::Eq, value)).collect::<Result<_, _>>();
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = TABLES.concat().into_iter().map(|call| (call, Vec::new())).collect();
-    rules.insert(SYS_clone, vec![first(SeccompCmpOp::MaskedEq(NAMESPACES as u64), 0)?]);
-    rules.insert(SYS_socket, one_of(&mut FAMILIES.iter().map(|&family| family as u64))?);
-    rules.insert(SYS_personality, one_of(&mut PERSONALITIES.iter().map(|&value| value.into()))?);
+/// `Unsupported` on an architecture that it is not written for.
+pub fn program() -> io::Result<BpfProgram> {
+    let unsupported = || io::Error::new(io::ErrorKind::Unsupported, format!("no filter of system calls for {}", std::env::consts::ARCH));
+    let architecture = ARCHITECTURE.ok_or_else(unsupported)?;
+    let mut answers: BTreeMap<c_long, Answer> = TABLES.concat().into_iter().map(|call| (call, Answer::Allow)).collect();
+    answers.insert(SYS_clone, Answer::Without(NAMESPACES as u32));
+    answers.insert(SYS_socket, Answer::OneOf(FAMILIES.map(|family| family as u32).to_vec()));
+    answers.insert(SYS_personality, Answer::OneOf(PERSONALITIES.to_vec()));
+    answers.insert(SYS_clone3, Answer::Error(ENOSYS));
 
-    let newest = rules.keys().next_back().map_or(0, |&call| call as u32);
-    let architecture = std::env::consts::ARCH.try_into()?;
-    let listed = SeccompFilter::new(rules, SeccompAction::Errno(EPERM as u32), SeccompAction::Allow, architecture)?;
-    let mut program = unimplemented(newest);
-    program.extend(BpfProgram::try_from(listed)?);
-    Ok(program)
-}
-
-/// Answers `ENOSYS` to `clone3` and what is newer than `newest`, and leaves the rest to what follows: a filter of the library has one
-/// answer only to what it does not allow.
-fn unimplemented(newest: u32) -> BpfProgram {
-    const NUMBER: u32 = std::mem::offset_of!(seccomp_data, nr) as u32;
-    let nosys = u32::from(SeccompAction::Errno(ENOSYS as u32));
-    let step = |code: u32, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
-    vec![
-        step(BPF_LD | BPF_W | BPF_ABS, 0, 0, NUMBER),
-        step(BPF_JMP | BPF_JGT | BPF_K, 1, 0, newest),
-        step(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, SYS_clone3 as u32),
-        step(BPF_RET | BPF_K, 0, 0, nosys),
-    ]
+    let newest = answers.keys().next_back().map_or(0, |&call| call);
+    let listed = (0..=newest).map(|call| (call as u32, answers.remove(&call).unwrap_or(Answer::Error(EPERM))));
+    Ok(compile(architecture, listed.chain([(newest as u32 + 1, Answer::Error(ENOSYS))])))
 }

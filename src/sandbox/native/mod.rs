@@ -31,6 +31,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 /// How long after its stream broke a sandbox may still run before it counts as alive.
 const DYING: Duration = Duration::from_secs(5);
+/// Number of the next sandbox. Control groups are told apart by it, and those of all providers of an engine lie side by side.
+static NEXT: AtomicU64 = AtomicU64::new(1);
 /// Where scratch directories are made; not the runtime directory, which is small and in memory.
 const SCRATCH: &str = "/var/tmp";
 
@@ -97,7 +99,6 @@ struct Inner {
     program: Program,
     link: Mutex<Arc<Link>>,
     starts: Semaphore,
-    next: AtomicU64,
     _private: PrivateDir,
 }
 
@@ -127,7 +128,7 @@ impl Native {
         };
         let link = Mutex::new(Arc::new(Link::start(program.path(), &setup).await?));
         let starts = Semaphore::new(settings.starts_in_flight.max(1));
-        Ok(Native(Arc::new(Inner { settings, images, setup, program, link, starts, next: AtomicU64::new(1), _private: private })))
+        Ok(Native(Arc::new(Inner { settings, images, setup, program, link, starts, _private: private })))
     }
 
     /// Whether the image is there.
@@ -164,7 +165,7 @@ impl Inner {
         let deadline = Instant::now() + Duration::from_secs(spec.limits.start_timeout_s);
         let link = self.link().await?;
         let (ours, theirs) = stream().map_err(|error| failed(&error))?;
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let layers = image.as_ref().map(|image| image.layers.clone());
         let workdir = image.as_ref().map_or(&spec.workdir, |image| &image.workdir).clone();
         let env = image.as_ref().map(|image| image.env.clone()).unwrap_or_default();
@@ -209,15 +210,16 @@ impl Inner {
             Err(_) => Err(failed(&format!("it did not answer within {} s (start_timeout_s)", spec.limits.start_timeout_s))),
         }
     }
+}
 
-    async fn sweep(&self) -> usize {
-        let base = self.settings.scratch.clone().unwrap_or_else(|| SCRATCH.into());
-        let sweeping = tokio::task::spawn_blocking(move || {
-            let groups = Owner::ours().map_or(0, |here| cgroup::sweep(&here, owner::look));
-            private_dir::sweep(Some(&base), |_| ()) + groups
-        });
-        sweeping.await.unwrap_or(0)
-    }
+/// Removes what dead engines left: scratch directories and control groups. Returns how many.
+pub async fn sweep(settings: &Settings) -> usize {
+    let base = settings.scratch.clone().unwrap_or_else(|| SCRATCH.into());
+    let sweeping = tokio::task::spawn_blocking(move || {
+        let groups = Owner::ours().map_or(0, |here| cgroup::sweep(&here, owner::look));
+        private_dir::sweep(Some(&base), |_| ()) + groups
+    });
+    sweeping.await.unwrap_or(0)
 }
 
 fn stream() -> std::io::Result<(UnixStream, OwnedFd)> {
@@ -252,7 +254,7 @@ impl Provider for Native {
     }
 
     fn sweep<'a>(&'a self, _run: &'a str) -> BoxFuture<'a, Result<usize, Failure>> {
-        async { Ok(self.0.sweep().await) }.boxed()
+        async { Ok(sweep(&self.0.settings).await) }.boxed()
     }
 }
 
