@@ -294,7 +294,8 @@ fn a_broken_archive_is_named_and_leaves_nothing() {
     };
     for (served, part) in [(cut(&whole), "end of file"), (flipped(&whole), "digest"), (headless(&whole), "checksum")] {
         let place = place();
-        let error = place.store.add("one", &offer(std::slice::from_ref(&whole)), &|_| Ok(Box::new(Cursor::new(served.clone())))).unwrap_err();
+        let error =
+            place.store.add("one", &offer(std::slice::from_ref(&whole)), &|_| Ok(Box::new(Cursor::new(served.clone())))).unwrap_err();
         assert_eq!(error.kind, Kind::ImagePull);
         assert!(error.message.contains(part) && error.message.contains("layer 1 of 1"), "{}", error.message);
         assert!(place.store.find("one").unwrap().is_none());
