@@ -29,6 +29,9 @@ impl Source for BufReader<std::fs::File> {
     }
 }
 
+/// Seconds since 1970 and nanoseconds.
+pub type Mtime = (i64, u32);
+
 #[derive(Debug)]
 pub struct Member {
     /// As written: with leading slashes, dots, whatever.
@@ -39,8 +42,7 @@ pub struct Member {
     pub mode: u32,
     pub uid: u64,
     pub gid: u64,
-    /// Seconds and nanoseconds.
-    pub mtime: (i64, u32),
+    pub mtime: Mtime,
     /// Bytes of it in the archive.
     pub size: u64,
     /// Where they begin in the archive.
@@ -249,7 +251,7 @@ struct Pax {
     size: Option<u64>,
     uid: Option<u64>,
     gid: Option<u64>,
-    mtime: Option<(i64, u32)>,
+    mtime: Option<Mtime>,
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     sparse: Option<PaxSparse>,
     sparse_name: Option<Vec<u8>>,
@@ -326,7 +328,7 @@ fn number(digits: &[u8]) -> io::Result<u64> {
 }
 
 /// `SECONDS[.FRACTION]`, which may be before 1970.
-fn time(text: &[u8]) -> io::Result<(i64, u32)> {
+fn time(text: &[u8]) -> io::Result<Mtime> {
     let wrong = || broken("a time is none");
     let text = std::str::from_utf8(text).map_err(|_| wrong())?;
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));

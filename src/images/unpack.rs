@@ -2,7 +2,7 @@
 //! its entries, bytes, depth and names are bounded.
 
 use super::Ids;
-use super::members::{Member, Members, Source};
+use super::members::{Member, Members, Mtime, Source};
 use super::tree::{Stamp, Tree};
 use serde::{Deserialize, Serialize};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -70,7 +70,7 @@ struct Unpacking<'a> {
     limits: &'a Limits,
     tally: Tally,
     /// Directories and their times, set in the end: whatever is made in one changes its time.
-    times: Vec<(Box<[u8]>, (i64, u32))>,
+    times: Vec<(Box<[u8]>, Mtime)>,
     names: usize,
 }
 

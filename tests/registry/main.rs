@@ -1,5 +1,6 @@
 //! Images from a registry that is slow, broken, forgetful or ill-meaning.
 
+mod cli;
 mod fake;
 
 use fake::{CONFIG, Content, Fake, INDEX, LAYER, MANIFEST, Reply, Seen, descriptor, digest, manifest};

@@ -12,6 +12,7 @@ mod world;
 use super::cgroup::{Group, Groups};
 use crate::images::{Ids, userns};
 use crate::linux::{self, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUTS, Cloned};
+use crate::sandbox::owner::Owner;
 use child::Child;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
@@ -95,7 +96,8 @@ impl Launcher {
             return Err(io::Error::other(message + "use a store of this user's own (images.dir), or the first_id that it was made with"));
         }
         linux::new_session_keyring()?;
-        let groups = Groups::find(&setup.label);
+        // Ours and not the engine's: what is ours is over with us, and an engine may have had others.
+        let groups = Groups::find(&Owner::ours()?.to_string());
         let uppers = upper::Uppers::prepare(&setup, ids)?;
         world::enter(&setup, &groups)?;
         let filter = super::filter::program().map_err(io::Error::other)?;

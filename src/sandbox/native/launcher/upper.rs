@@ -55,7 +55,9 @@ impl Uppers {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
         match self {
             Uppers::Disk { template, bytes } => {
-                let path = scratch.join(format!("{id}.upper"));
+                // The kernel shows it with the disk, by this name only: it tells whose it is.
+                let engine = scratch.file_name().unwrap_or_default().to_string_lossy();
+                let path = scratch.join(format!("{engine}-{id}.upper"));
                 let file = copy(template, *bytes, &path)?;
                 let attached = linux::attach_loop(&file);
                 // The disk keeps the file for as long as it lives, and nobody has to remove it.
