@@ -113,6 +113,7 @@ pub const MAY_DIFFER: &[&str] = &[
     "store",
     "seal",
     "images",
+    "sandbox.backend",
     "sandbox.docker",
     "sandbox.native",
     "sandbox.local",

@@ -29,7 +29,7 @@ pub fn registries(store: &Store, settings: &Settings) -> Result<Arc<Registries>,
 }
 
 /// Below the store, where other processes find them; not in a scratch directory, which would go with its process.
-fn downloads(store: &Store) -> PathBuf {
+pub(super) fn downloads(store: &Store) -> PathBuf {
     store.dir.join("downloads")
 }
 

@@ -7,11 +7,12 @@ use crate::store;
 use crate::support::{said, spec, toolbox_path};
 use bollard::query_parameters::KillContainerOptions;
 use rustix::process::{Pid, Signal, kill_process};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use sweroll::domain::Failure;
 use sweroll::sandbox::docker::Stream;
@@ -73,6 +74,8 @@ pub struct Backend {
     case: &'static str,
     image: Image,
     dir: TempDir,
+    /// By which the kernel's lists tell what is this backend's: names of engines' directories and numbers of launchers, once seen.
+    signs: Mutex<BTreeSet<String>>,
 }
 
 impl Backend {
@@ -89,7 +92,7 @@ impl Backend {
             None => on.provide(dir.path(), toolbox_path()).await.map_err(|failure| failure.to_string()),
         };
         match provider {
-            Ok(provider) => Some(Backend { on, provider, case, image, dir }),
+            Ok(provider) => Some(Backend { on, provider, case, image, dir, signs: Mutex::default() }),
             Err(why_not) => {
                 assert!(std::env::var_os("CI").is_none(), "{why_not}, and CI is set");
                 eprintln!("skipped: {why_not}");
@@ -106,6 +109,12 @@ impl Backend {
     /// One whose sandboxes begin with another program.
     pub async fn with_program(&self, program: &Path) -> Result<Arc<dyn Provider>, Failure> {
         self.on.provide(self.dir.path(), program.to_owned()).await
+    }
+
+    /// Native sandboxes with other settings; the rest are the same.
+    pub async fn with_settings(&self, settings: native::Settings) -> Native {
+        let settings = native::Settings { scratch: Some(self.dir().into()), toolbox_path: Some(toolbox_path()), ..settings };
+        Native::start_up(settings, store::settings()).await.unwrap()
     }
 
     pub fn dir(&self) -> &Path {
@@ -164,7 +173,17 @@ impl Backend {
         match self.on {
             On::Docker | On::Attach => daemon::containers(run).await,
             On::Local => homes(self.dir()),
-            On::Native => [homes(self.dir()), host::mounts_of(self.dir())].concat(),
+            On::Native => {
+                let launchers = host::launchers(self.dir());
+                let mut signs = self.signs.lock().unwrap();
+                signs.extend(engines(self.dir()));
+                signs.extend(launchers.iter().map(|pid| format!(".{pid}.")));
+                let groups = |sign: &String| {
+                    host::cgroups(sign).into_iter().flat_map(|group| host::groups_in(&group)).map(|group| group.display().to_string())
+                };
+                let processes = launchers.into_iter().flat_map(host::descendants).map(|pid| format!("process {pid}"));
+                signs.iter().flat_map(|sign| host::mounts(sign).into_iter().chain(groups(sign))).chain(processes).collect()
+            }
         }
     }
 
@@ -194,11 +213,17 @@ impl Backend {
     }
 }
 
+/// Names of the engines' directories.
+fn engines(dir: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(dir).unwrap().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("sweroll-")).collect()
+}
+
 /// Directories of sandboxes, which have numbers for names, in those of their engines.
 fn homes(dir: &Path) -> Vec<String> {
-    let inside = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
+    let all = engines(dir).into_iter().flat_map(|engine| std::fs::read_dir(dir.join(engine)).into_iter().flatten().flatten());
     let is_number = |path: &PathBuf| path.file_name().unwrap().to_str().is_some_and(|name| name.parse::<u64>().is_ok());
-    inside(dir).iter().flat_map(|engine| inside(engine)).filter(is_number).map(|path| path.display().to_string()).collect()
+    all.map(|entry| entry.path()).filter(is_number).map(|path| path.display().to_string()).collect()
 }
 
 impl On {

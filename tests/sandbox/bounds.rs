@@ -4,9 +4,10 @@ use crate::backend::Backend;
 use crate::host;
 use crate::support::*;
 use std::time::Duration;
-use sweroll::sandbox::Limits;
+use sweroll::sandbox::native::{self, Upper};
+use sweroll::sandbox::{Limits, Provider};
 use sweroll::toolbox::client::{Toolbox, ToolboxError};
-use sweroll::toolbox::protocol::{Answer, End, Op};
+use sweroll::toolbox::protocol::{Answer, End, Op, OpError, Run};
 
 const TOO_MUCH: &str = "python3 -c 'x = bytearray(1 << 30)'; echo $?";
 
@@ -65,24 +66,26 @@ pub async fn memory_survived_is_not_the_end(backend: &Backend) {
 pub async fn a_fork_bomb_is_survived(backend: &Backend) {
     let sandbox = backend.sandbox().await;
     let mark = backend.mark();
-    let bomb = format!(
-        "b() {{ [ $1 -gt 0 ] && b $(($1 - 1)) | b $(($1 - 1)) & }}; b 7; \
-        for n in $(seq 300); do setsid sleep {mark} & done 2> /dev/null; wait"
+    let fork = format!(
+        "import os, time\n\
+        try:\n\
+        \x20   for n in range(300): os.fork() or os.execvp('sleep', ['sleep', '{mark}'])\n\
+        except OSError as error: print(n, error.errno, flush=True)\n\
+        time.sleep(1000)"
     );
-    let call = ran(sandbox.toolbox(), shell_for(3_000, &bomb));
-    let watch = async {
-        let full = async || host::running(&mark).len() > 20;
-        let most = if host::soon(full).await { host::running(&mark).len() } else { 0 };
-        assert!(most > 20 && most <= 64, "{most} processes, of 64 at most");
-    };
-    let ((ran, _), ()) = tokio::join!(call, watch);
-    assert_eq!(ran.end, End::TimedOut);
+    let Op::Run(run) = exec(&["python3", "-c", &fork]) else { unreachable!() };
+    let (end, text) = output(sandbox.toolbox(), Op::Run(Run { deadline_ms: 3_000, ..run })).await;
+    let (count, error) = text.trim().split_once(' ').unwrap_or_else(|| panic!("no limit: {text}"));
+    let count: usize = count.parse().unwrap();
+    assert!(end == End::TimedOut && error == "11" && (30..64).contains(&count), "{end:?} {text}");
+    assert!(host::soon(async || host::running(&mark).is_empty()).await);
+    let bomb = "b() { [ $1 -gt 0 ] && b $(($1 - 1)) | b $(($1 - 1)) & }; b 7; sleep 1000";
+    output(sandbox.toolbox(), shell_for(3_000, bomb)).await;
     // What it left, if anything, can at most keep the next commands waiting.
     let answers = async || matches!(sandbox.toolbox().call(shell("echo alive"), b"").await, Ok((_, blob)) if blob.as_ref() == b"alive\n");
     assert!(host::soon(answers).await, "no command starts any more");
     assert!(sandbox.toolbox().call(Op::Usage, b"").await.is_ok());
     sandbox.destroy().await.unwrap();
-    assert!(host::running(&mark).is_empty());
 }
 
 pub async fn shared_memory_is_bounded(backend: &Backend) {
@@ -92,4 +95,46 @@ pub async fn shared_memory_is_bounded(backend: &Backend) {
     assert!(end == End::Exited(0) && text.contains("No space left on device"), "{text}");
     assert!(text.ends_with("\n8388608\nagain\n"), "{text}");
     sandbox.destroy().await.unwrap();
+}
+
+const UPPERS: [Upper; 2] = [Upper::Disk, Upper::Memory];
+
+/// Where its writes are kept on disk that is its own, where in memory it counts to the sandbox's.
+pub async fn a_full_disk_is_survived(backend: &Backend) {
+    for upper in UPPERS {
+        let native = backend.with_settings(native::Settings { upper, upper_bytes: 64 << 20, ..native::Settings::default() }).await;
+        let sandbox = native.start(&backend.spec()).await.unwrap();
+        let toolbox = sandbox.toolbox();
+        let fill = "head -c 100000000 /dev/zero > /root/big; echo; stat -c %s /root/big";
+        let (end, text) = output(toolbox, shell(fill)).await;
+        assert!(end == End::Exited(0) && text.contains("No space left on device"), "{upper:?}: {text}");
+        let kept: u64 = text.trim().lines().last().unwrap().parse().unwrap();
+        assert!((40 << 20..=64 << 20).contains(&kept), "{upper:?}: {kept}");
+        let write = |path: &str| Op::Write { path: path.into(), mode: 0o644 };
+        let refused = toolbox.call(write("/root/more"), &vec![1; 1 << 20]).await;
+        assert!(matches!(refused, Err(ToolboxError::Op(OpError::NoSpace { .. }))), "{upper:?}: {refused:?}");
+        // Other places are not full, and this one is usable again once there is room.
+        said(toolbox, "echo x > /tmp/x && echo x > /dev/shm/x && rm /root/big").await;
+        toolbox.call(write("/root/more"), &vec![1; 1 << 20]).await.unwrap();
+        assert_eq!(said(toolbox, "stat -c %s /root/more").await, "1048576\n");
+        sandbox.destroy().await.unwrap();
+    }
+}
+
+pub async fn files_are_counted(backend: &Backend) {
+    for upper in UPPERS {
+        let native = backend.with_settings(native::Settings { upper, upper_files: 4096, ..native::Settings::default() }).await;
+        let sandbox = native.start(&backend.spec()).await.unwrap();
+        let make = "import os\n\
+            os.mkdir('/root/many')\n\
+            try:\n\
+            \x20   for n in range(20000): open('/root/many/%d' % n, 'w').close()\n\
+            except OSError as error: print(n, error.errno)\n";
+        let (end, text) = output(sandbox.toolbox(), exec(&["python3", "-c", make])).await;
+        let (count, error) = text.trim().split_once(' ').unwrap_or_else(|| panic!("{upper:?}: no limit: {text}"));
+        let count: u64 = count.parse().unwrap();
+        assert!(end == End::Exited(0) && error == "28" && (2000..=8192).contains(&count), "{upper:?}: {text}");
+        assert_eq!(said(sandbox.toolbox(), "rm -r /root/many && echo x > /root/x && cat /root/x").await, "x\n");
+        sandbox.destroy().await.unwrap();
+    }
 }

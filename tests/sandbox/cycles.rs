@@ -11,8 +11,6 @@ use std::time::Instant;
 struct Held {
     descriptors: usize,
     processes: usize,
-    mounts: Vec<String>,
-    cgroups: Vec<String>,
     left: Vec<String>,
 }
 
@@ -21,8 +19,6 @@ async fn held(backend: &Backend) -> Held {
     Held {
         descriptors: host::descriptors().len(),
         processes: host::descendants(i32::try_from(pid).unwrap()).len(),
-        mounts: host::mounts_of(backend.dir()),
-        cgroups: host::cgroups(&pid.to_string()),
         left: backend.left(&backend.spec().run).await,
     }
 }

@@ -11,18 +11,27 @@ use sweroll::images::{Settings, Store};
 use tokio::sync::OnceCell;
 
 pub fn settings() -> Settings {
-    Settings { dir: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("images")), ..Settings::default() }
+    Settings { dir: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("images")), fetch: false, ..Settings::default() }
 }
 
 /// Why the image is not in the store.
 pub async fn why_not(image: Image) -> Option<String> {
     static EMPTY: OnceCell<()> = OnceCell::const_new();
     static DEBIANS: OnceCell<Option<String>> = OnceCell::const_new();
-    EMPTY.get_or_init(|| async { import(&image::empty()) }).await;
+    EMPTY.get_or_init(|| async { make() }).await;
     match image {
         Image::Empty => None,
         Image::Debian => DEBIANS.get_or_init(debian).await.clone(),
     }
+}
+
+/// One that an earlier version of the store wrote is begun anew.
+fn make() {
+    let readable = || Store::open(&settings())?.find(DEBIAN).and(Store::open(&settings())?.find(image::EMPTY)).map(drop);
+    if readable().is_err() {
+        std::fs::remove_dir_all(settings().dir.unwrap()).unwrap();
+    }
+    import(&image::empty());
 }
 
 /// From the daemon, where the store has another or none.

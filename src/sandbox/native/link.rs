@@ -18,6 +18,9 @@ use tokio::sync::watch;
 /// How long a launcher may take until it takes orders; it formats a file and mounts some directories.
 const READY: Duration = Duration::from_secs(60);
 
+/// How often a launcher is started whose program someone still has open for writing.
+const BUSY_TRIES: u32 = 500;
+
 /// What is known of one sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
@@ -31,7 +34,7 @@ pub enum State {
 pub struct Link {
     socket: Arc<UnixStream>,
     known: Arc<Mutex<Known>>,
-    /// Killed when it is dropped, should the end of the socket not have sufficed.
+    /// Ends by the end of the socket, with all that it has; kept so that it is waited for.
     _process: Child,
 }
 
@@ -112,7 +115,8 @@ impl Link {
 fn spawn(program: &Path) -> io::Result<(Arc<UnixStream>, Child)> {
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     rustix::io::ioctl_fionbio(&ours, true)?;
-    let process = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .arg("launcher")
         .env_clear()
         .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
@@ -121,9 +125,16 @@ fn spawn(program: &Path) -> io::Result<(Arc<UnixStream>, Child)> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         // A Ctrl-C at the terminal is for the engine, which drains.
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()?;
+        .process_group(0);
+    // A child that another thread is starting right now may still hold the program open as we wrote it.
+    let mut tries = (0..BUSY_TRIES).map(|_| command.spawn());
+    let process = loop {
+        match tries.next() {
+            Some(Err(error)) if error.kind() == io::ErrorKind::ExecutableFileBusy => std::thread::sleep(Duration::from_millis(2)),
+            Some(spawned) => break spawned?,
+            None => return Err(io::ErrorKind::ExecutableFileBusy.into()),
+        }
+    };
     // A stream by its type only: what is asked of it are datagrams, and whether it is ready.
     Ok((Arc::new(UnixStream::from_std(ours.into())?), process))
 }

@@ -110,8 +110,6 @@ impl Native {
     pub async fn start_up(settings: Settings, images: ImageSettings) -> Result<Self, Failure> {
         let private = PrivateDir::create(Some(settings.scratch.as_deref().unwrap_or(Path::new(SCRATCH))))?;
         let program = Program::install(settings.toolbox_path.as_deref(), private.path())?;
-        let owner = Owner::ours()
-            .map_err(|error| Failure::new(Kind::SandboxStart, format!("/proc does not tell this process's identity: {error}")))?;
         let images = Images::open(images, program.path(), private.path())?;
         let setup = Setup {
             layers: images.store().layers(),
@@ -119,7 +117,6 @@ impl Native {
             first_id: images.settings().first_id,
             scratch: private.path().to_owned(),
             toolbox: program.path().to_owned(),
-            label: owner.to_string(),
             upper: settings.upper,
             upper_bytes: settings.upper_bytes,
             upper_files: settings.upper_files,

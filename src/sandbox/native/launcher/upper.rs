@@ -15,6 +15,9 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// Bytes that the smallest file takes.
+const BLOCK: u64 = 4096;
+
 /// How uppers are made, found out once.
 #[derive(Debug)]
 pub enum Uppers {
@@ -55,7 +58,9 @@ impl Uppers {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
         match self {
             Uppers::Disk { template, bytes } => {
-                let path = scratch.join(format!("{id}.upper"));
+                // The kernel shows it with the disk, by this name only: it tells whose it is.
+                let engine = scratch.file_name().unwrap_or_default().to_string_lossy();
+                let path = scratch.join(format!("{engine}-{id}.upper"));
                 let file = copy(template, *bytes, &path)?;
                 let attached = linux::attach_loop(&file);
                 // The disk keeps the file for as long as it lives, and nobody has to remove it.
@@ -85,7 +90,8 @@ fn template(setup: &Setup) -> io::Result<Uppers> {
     let template = setup.scratch.join("template.upper");
     let file = File::create_new(&template)?;
     ftruncate(&file, setup.upper_bytes)?;
-    let inodes = setup.upper_files.to_string();
+    // More than one for each block would leave none for what is in them.
+    let inodes = setup.upper_files.min(setup.upper_bytes / BLOCK).to_string();
     let options = "^has_journal,^resize_inode,^huge_file,uninit_bg,sparse_super2";
     let extended = "lazy_itable_init=1,nodiscard,num_backup_sb=0";
     let output = Command::new("mkfs.ext4")

@@ -5,6 +5,7 @@
 pub struct User {
     pub uid: u32,
     pub gid: u32,
+    /// The first is `gid`, as in containers.
     pub groups: Vec<u32>,
     pub home: String,
 }
@@ -33,8 +34,8 @@ pub fn resolve(wanted: &str, passwd: &str, group: &str) -> Result<User, String> 
     };
     let login = entry.as_ref().map_or(name, |fields| fields[0]);
     let member = |fields: &Vec<&str>| fields.get(3).is_some_and(|members| members.split(',').any(|member| member == login));
-    let groups =
-        if of_group.is_some() { Vec::new() } else { entries(group).filter(member).filter_map(|fields| number_at(&fields, 2)).collect() };
+    let others = entries(group).filter(member).filter_map(|fields| number_at(&fields, 2)).filter(|other| *other != gid);
+    let groups = if of_group.is_some() { vec![gid] } else { std::iter::once(gid).chain(others).collect() };
     let home = entry.and_then(|fields| fields.get(5).map(|home| (*home).to_owned())).filter(|home| !home.is_empty());
     Ok(User { uid, gid, groups, home: home.unwrap_or_else(|| "/".to_owned()) })
 }
@@ -56,13 +57,13 @@ mod tests {
 
     #[test]
     fn names_and_numbers_are_found() {
-        let ada = User { uid: 1000, gid: 100, groups: vec![10], home: "/home/ada".into() };
+        let ada = User { uid: 1000, gid: 100, groups: vec![100, 10], home: "/home/ada".into() };
         assert_eq!(resolve("ada", PASSWD, GROUP), Ok(ada.clone()));
         assert_eq!(resolve("1000", PASSWD, GROUP), Ok(ada.clone()));
-        assert_eq!(resolve("ada:wheel", PASSWD, GROUP), Ok(User { gid: 10, groups: vec![], ..ada }));
-        assert_eq!(resolve("", PASSWD, GROUP), Ok(User { uid: 0, gid: 0, groups: vec![10], home: "/root".into() }));
-        assert_eq!(resolve("7:8", "", ""), Ok(User { uid: 7, gid: 8, groups: vec![], home: "/".into() }));
-        assert_eq!(resolve("", "", ""), Ok(User { uid: 0, gid: 0, groups: vec![], home: "/".into() }));
+        assert_eq!(resolve("ada:wheel", PASSWD, GROUP), Ok(User { gid: 10, groups: vec![10], ..ada }));
+        assert_eq!(resolve("", PASSWD, GROUP), Ok(User { uid: 0, gid: 0, groups: vec![0, 10], home: "/root".into() }));
+        assert_eq!(resolve("7:8", "", ""), Ok(User { uid: 7, gid: 8, groups: vec![8], home: "/".into() }));
+        assert_eq!(resolve("", "", ""), Ok(User { uid: 0, gid: 0, groups: vec![0], home: "/".into() }));
     }
 
     #[test]

@@ -27,8 +27,6 @@ pub struct Setup {
     pub scratch: PathBuf,
     /// The program that serves in the sandboxes.
     pub toolbox: PathBuf,
-    /// Name of the engine, for its control groups.
-    pub label: String,
     pub upper: Upper,
     pub upper_bytes: u64,
     pub upper_files: u64,
