@@ -2,6 +2,7 @@
 
 use super::add::{Layer, Wanted};
 use super::image::{Kept, canonical, layer_name};
+use super::pull::downloads;
 use super::store::{Names, Store, missing};
 use super::{ImageError, lock};
 use serde::Serialize;
@@ -107,6 +108,8 @@ impl Store {
     /// Where something cannot be removed.
     pub fn collect(&self, keep_bytes: Option<u64>) -> Result<Removed, ImageError> {
         self.change(|store, names, removed| {
+            // Whoever goes on with one holds it.
+            removed.leftovers += lock::sweep(&downloads(store)).map_err(|error| store.unwritable(&error))?;
             let Some(keep) = keep_bytes else { return Ok(()) };
             for id in store.evicted(names, keep)? {
                 let gone: Vec<String> = names.iter().filter(|(_, named)| named.id == id).map(|(name, _)| name.clone()).collect();

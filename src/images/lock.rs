@@ -98,7 +98,11 @@ impl Drop for Scratch {
 /// Removes what is below `parent` and nobody holds. Returns how much it was.
 pub fn sweep(parent: &Path) -> io::Result<usize> {
     let mut swept = 0;
-    for entry in fs::read_dir(parent)? {
+    let entries = match fs::read_dir(parent) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+        entries => entries?,
+    };
+    for entry in entries {
         let path = entry?.path();
         let Some(_lock) = try_exclusive(&path)? else { continue };
         let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };

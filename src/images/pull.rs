@@ -6,6 +6,7 @@ use super::{Image, ImageError, Store};
 use crate::domain::Kind;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -15,7 +16,7 @@ use tokio::task::JoinSet;
 pub struct Pulled {
     pub image: Image,
     pub layers_fetched: usize,
-    /// Those that the store had already, and empty ones.
+    /// Those that the store had already, or that came for another image.
     pub layers_present: usize,
 }
 
@@ -28,7 +29,7 @@ pub fn registries(store: &Store, settings: &Settings) -> Result<Arc<Registries>,
 }
 
 /// Below the store, where other processes find them; not in a scratch directory, which would go with its process.
-fn downloads(store: &Store) -> PathBuf {
+pub(super) fn downloads(store: &Store) -> PathBuf {
     store.dir.join("downloads")
 }
 
@@ -38,20 +39,25 @@ fn downloads(store: &Store) -> PathBuf {
 /// `ImageMissing`, `ImagePull`, `NoSpace`.
 pub async fn pull(store: &Store, registries: &Arc<Registries>, name: &str) -> Result<Pulled, ImageError> {
     let found = Arc::new(registries.find(name).await?);
-    let absent = absent(store, &found.diff_ids);
-    let layers_fetched = absent.len();
+    let count = Arc::new(AtomicUsize::new(0));
+    let fetch = {
+        let (registries, found, count) = (registries.clone(), found.clone(), count.clone());
+        move |layer| {
+            let (registries, found, count) = (registries.clone(), found.clone(), count.clone());
+            async move { registries.fetch(&found, layer).await.map(|is_ours| count.fetch_add(is_ours.into(), Relaxed)) }
+        }
+    };
     let mut ahead = JoinSet::new();
-    for layer in absent {
-        let (registries, found) = (registries.clone(), found.clone());
-        ahead.spawn(async move { registries.fetch(&found, layer).await });
+    for layer in absent(store, &found.diff_ids) {
+        ahead.spawn(fetch(layer));
     }
-    let (store, registries, name) = (store.clone(), registries.clone(), name.to_owned());
+    let (store, name) = (store.clone(), name.to_owned());
     let handle = Handle::current();
     let added = tokio::task::spawn_blocking(move || {
         // The store knows an I/O error only; ours says more.
         let why: Mutex<Option<ImageError>> = Mutex::new(None);
         let open = |layer| {
-            handle.block_on(registries.fetch(&found, layer)).map_err(|error| {
+            handle.block_on(fetch(layer)).map_err(|error| {
                 let text = error.to_string();
                 why.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                 io::Error::other(text)
@@ -60,6 +66,7 @@ pub async fn pull(store: &Store, registries: &Arc<Registries>, name: &str) -> Re
         };
         let added = store.add(&name, &found.offer, &open);
         let why = why.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let layers_fetched = count.load(Relaxed);
         let layers_present = found.diff_ids.len() - layers_fetched;
         added.map(|image| Pulled { image, layers_fetched, layers_present }).map_err(|error| why.unwrap_or(error))
     });

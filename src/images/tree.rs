@@ -223,7 +223,7 @@ impl Tree {
         if let Some((last, dir)) = &self.last
             && *last == joined
         {
-            return Ok(dir.try_clone()?);
+            return dir.try_clone();
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let inside = ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;

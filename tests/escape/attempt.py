@@ -8,7 +8,7 @@ import sys, threading, time
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.syscall.restype = ctypes.c_long
-PATIENCE = 20  # seconds for one attempt
+PATIENCE = 60  # seconds for one attempt, on a slow machine
 APART = sys.argv[1:] == ['apart']  # each attempt in mounts of its own, where it may succeed
 
 # Numbers of x86_64 and aarch64; those above 424 are the same everywhere.

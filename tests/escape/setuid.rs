@@ -3,6 +3,7 @@
 use crate::support::*;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use sweroll::toolbox::protocol::End;
 
 /// The root directory of the sandbox that has a process with this in its command line, seen from the host by its root.
@@ -31,7 +32,14 @@ async fn a_planted_setuid_file_is_nothing_on_the_host() {
         let mark = format!("6{}", std::process::id());
         let plant = format!("cp /usr/bin/id /var/tmp/planted && chmod 6755 /var/tmp/planted && (sleep {mark} >/dev/null 2>&1 &)");
         assert_eq!(output(sandbox.toolbox(), shell(&plant)).await, (End::Exited(0), String::new()));
-        let root = root_of(&mark).expect("the sandbox is on this host");
+        let mut root = root_of(&mark);
+        for _ in 0..100 {
+            if root.is_none() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                root = root_of(&mark);
+            }
+        }
+        let root = root.expect("the sandbox is on this host");
         let planted = std::fs::metadata(root.join("var/tmp/planted")).unwrap();
         assert_eq!(planted.mode() & 0o7777, 0o6755);
         match place.backend {

@@ -77,7 +77,7 @@ fn threads_that_add_the_same_layer_ask_for_it_once() {
                     asked.fetch_add(1, Ordering::Relaxed);
                     Ok(Box::new(Cursor::new(archive.clone())) as Box<dyn Read + Send>)
                 };
-                place.store.add(&format!("n{n}"), &offer(&[archive.clone()]), &open).unwrap()
+                place.store.add(&format!("n{n}"), &offer(std::slice::from_ref(archive)), &open).unwrap()
             });
         }
     });
@@ -192,4 +192,59 @@ fn what_is_being_added_is_not_collected() {
     };
     let image = store.add("n", &offer(&layers), &open).unwrap();
     assert_eq!(place.merged(&image).len(), 2);
+}
+
+/// A user other than root adds in a user namespace, where the overlay's marks are of another kind.
+#[test]
+fn a_store_of_another_user_has_user_marks() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    const USER: u32 = 54321;
+    let as_user = |program: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "54321", "--regid", "54321", "--clear-groups", program]);
+        command
+    };
+    if !root() {
+        return;
+    }
+    if !as_user("unshare").args(["-U", "true"]).status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: another user gets no user namespace here");
+        return;
+    }
+    let place = place();
+    fs::set_permissions(place.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = place.dir.path().join("sweroll");
+    fs::copy(env!("CARGO_BIN_EXE_sweroll"), &program).unwrap();
+    let dir = place.dir.path().join("home");
+    fs::create_dir(&dir).unwrap();
+    chown(&dir, Some(USER), Some(USER)).unwrap();
+    let upper = layer(|l| {
+        l.file("d/.wh..wh..opq", "");
+        l.file("d/.wh.x", "");
+        let mut owned = crate::support::header(tar::EntryType::Regular, 0o4755);
+        owned.set_uid(7);
+        l.raw(owned, b"owned", b"", b"x");
+    });
+    let run = |args: &[&str], input: Vec<u8>| {
+        let mut command = as_user(program.to_str().unwrap());
+        command.args(args).env_remove("XDG_DATA_HOME").env("HOME", &dir);
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let output = fed(child, input).wait_with_output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(run(&["images", "import", "-"], saved("mine:1", &[upper])).starts_with("mine:1 "));
+    assert!(run(&["images", "list"], Vec::new()).contains("mine:1"));
+    let layers = dir.join(".local/share/sweroll/images/layers");
+    let tree = fs::read_dir(&layers).unwrap().next().unwrap().unwrap().path().join("fs");
+    let mut value = [0; 8];
+    let length = rustix::fs::getxattr(tree.join("d"), "user.overlay.opaque", &mut value[..]).unwrap();
+    assert_eq!(&value[..length], b"y");
+    let whiteout = fs::symlink_metadata(tree.join("d/x")).unwrap();
+    assert_eq!((whiteout.mode() & 0o170_000, whiteout.rdev()), (0o020_000, 0));
+    // Without numbers of its own in /etc/subuid all is its user's.
+    let owned = fs::metadata(tree.join("owned")).unwrap();
+    assert_eq!((owned.uid(), owned.mode() & 0o7777), (USER, 0o4755));
+    assert!(run(&["images", "rm", "mine:1"], Vec::new()).contains("1 layers"));
+    assert_eq!(fs::read_dir(&layers).unwrap().count(), 0);
 }

@@ -1,6 +1,7 @@
 //! `sweroll images import`.
 
-use crate::cli::{CliError, Exit, Outcome, print};
+use crate::cli::{CliError, Exit, Outcome, block_on, print};
+use crate::images::daemon::Daemon;
 use crate::images::files::{Files, Folder, Found, Packed};
 use crate::images::{ImageError, Settings, Store, archive, directory, layout};
 use clap::Args as ClapArgs;
@@ -13,14 +14,18 @@ use std::path::{Path, PathBuf};
 is named by its id.
 
 Example:
+  sweroll images import --docker sdist/click:8.1.3
   docker save sdist/click:8.1.3 | sweroll images import -
   sweroll images import --rootfs /srv/debian --name debian:mine --env PATH=/usr/bin:/bin")]
 pub struct Args {
     /// What `docker save` writes, or an OCI layout: an archive, compressed or not, or a directory; - is stdin
-    #[arg(required = true, value_name = "PATH")]
-    paths: Vec<PathBuf>,
-    /// Each PATH is a root directory; sockets, devices and what is mounted below stay out
-    #[arg(long, requires = "name", env = "SWEROLL_ROOTFS", help_heading = "Image")]
+    #[arg(required = true, value_name = "SOURCE")]
+    sources: Vec<PathBuf>,
+    /// Each SOURCE is the name of an image of the local Docker daemon
+    #[arg(long, conflicts_with_all = ["rootfs", "name"], env = "SWEROLL_IMPORT_DOCKER", help_heading = "Image")]
+    docker: bool,
+    /// Each SOURCE is a root directory; sockets, devices and what is mounted below stay out
+    #[arg(long, requires = "name", env = "SWEROLL_IMPORT_ROOTFS", help_heading = "Image")]
     rootfs: bool,
     /// The image's name, in place of those that its source tells; for one image
     #[arg(long, value_name = "NAME", env = "SWEROLL_IMAGE_NAME", help_heading = "Image")]
@@ -34,15 +39,18 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, settings: &Settings) -> Outcome {
-    if args.name.is_some() && args.paths.len() > 1 {
-        return Err(CliError::usage("--name names one image, and there are several paths"));
+    if args.name.is_some() && args.sources.len() > 1 {
+        return Err(CliError::usage("--name names one image, and there are several sources"));
     }
     let wrong = args.env.iter().find(|pair| pair.split_once('=').is_none_or(|(name, _)| name.is_empty()));
     if let Some(wrong) = wrong {
         return Err(CliError::usage(format!("--env {wrong}: give NAME=VALUE")));
     }
     let store = Store::open(settings).map_err(CliError::failed)?;
-    for path in &args.paths {
+    if args.docker {
+        return from_docker(&store, args);
+    }
+    for path in &args.sources {
         let failed = |error: &dyn Display| CliError::failed(format!("{}: {error}", path.display()));
         if args.rootfs {
             print(&rootfs(&store, path, args).map_err(|error| failed(&error))?)?;
@@ -58,6 +66,26 @@ pub fn run(args: &Args, settings: &Settings) -> Outcome {
         }
     }
     Ok(Exit::Done)
+}
+
+fn from_docker(store: &Store, args: &Args) -> Outcome {
+    let names: Vec<String> = args.sources.iter().map(|name| name.display().to_string()).collect();
+    let outcomes =
+        block_on(async { Ok::<_, ImageError>(Daemon::connect().await?.import(store, &names).await) })?.map_err(CliError::failed)?;
+    let mut failed = 0;
+    for (name, outcome) in outcomes {
+        match outcome {
+            Ok(pulled) => drop(print(&format!("{name} {}\n", pulled.image.id))?),
+            Err(error) => {
+                failed += 1;
+                eprintln!("sweroll: {error}");
+            }
+        }
+    }
+    match failed {
+        0 => Ok(Exit::Done),
+        _ => Err(CliError::failed(format!("{failed} of {} images could not be imported", names.len()))),
+    }
 }
 
 fn open(path: &Path, store: &Store, settings: &Settings) -> io::Result<Box<dyn Files>> {

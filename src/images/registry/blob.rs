@@ -11,6 +11,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
@@ -45,17 +46,19 @@ impl Blob {
         Blob { descriptor, path, outcome: OnceCell::new() }
     }
 
-    /// Fetches it from the first source that gives it, once, whoever asks.
+    /// Fetches it from the first source that gives it, once, whoever asks; says whether it was this call that did.
     ///
     /// # Errors
     /// What the last source said.
-    pub async fn fetch(&self, client: &Client, sources: &[Arc<Source>], patience: impl Fn(bool) -> Patience) -> Result<(), Trouble> {
+    pub async fn fetch(&self, client: &Client, sources: &[Arc<Source>], patience: impl Fn(bool) -> Patience) -> Result<bool, Trouble> {
+        let is_ours = AtomicBool::new(false);
         let fetch = || async {
+            is_ours.store(true, Relaxed);
             let mut part = self.part(patience(true)).await?;
             let mut said = Trouble::refused("no source");
             for (n, source) in sources.iter().enumerate() {
                 let is_last = n + 1 == sources.len();
-                match self.from_source(client, source, &mut part, patience(is_last)).await {
+                match self.try_at(client, source, &mut part, patience(is_last)).await {
                     Ok(()) => {
                         let _ = part.file.unlock();
                         return Ok(Arc::new(part.file));
@@ -68,7 +71,7 @@ impl Blob {
             }
             Err(said)
         };
-        self.outcome.get_or_init(fetch).await.as_ref().map(drop).map_err(Clone::clone)
+        self.outcome.get_or_init(fetch).await.as_ref().map(|_| is_ours.load(Relaxed)).map_err(Clone::clone)
     }
 
     fn file(&self) -> Option<&Arc<File>> {
@@ -103,7 +106,7 @@ impl Blob {
         }
     }
 
-    async fn from_source(&self, client: &Client, source: &Source, part: &mut Part, mut patience: Patience) -> Result<(), Trouble> {
+    async fn try_at(&self, client: &Client, source: &Source, part: &mut Part, mut patience: Patience) -> Result<(), Trouble> {
         let began = Instant::now();
         let mut furthest = part.length;
         loop {

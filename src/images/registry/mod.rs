@@ -165,11 +165,11 @@ impl Registries {
         }
     }
 
-    /// A layer fetched. At most so many at the same time; each once, whichever of its images wants it.
+    /// A layer fetched. At most so many at the same time; each once, whichever of its images wants it: true for the call that did.
     ///
     /// # Errors
     /// `ImageMissing`, `ImagePull`, `NoSpace`.
-    pub async fn fetch(&self, image: &Found, layer: usize) -> Result<(), ImageError> {
+    pub async fn fetch(&self, image: &Found, layer: usize) -> Result<bool, ImageError> {
         let host = image.sources.last().map_or("", |source| &source.host);
         let closed = |_| ImageError { kind: Kind::ImagePull, message: format!("cannot pull image {}: it was given up", image.name) };
         let _slot = self.slots.acquire().await.map_err(closed)?;

@@ -117,7 +117,7 @@ fn is_host(text: &str) -> bool {
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     };
     let ip =
-        |host: &str| host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok());
+        |host: &str| host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).is_some_and(|ip| ip.parse::<core::net::Ipv6Addr>().is_ok());
     (host.split('.').all(name) || ip(host)) && port.is_none_or(|port| port.parse::<u16>().is_ok())
 }
 

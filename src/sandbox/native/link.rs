@@ -34,7 +34,7 @@ pub enum State {
 pub struct Link {
     socket: Arc<UnixStream>,
     known: Arc<Mutex<Known>>,
-    /// Killed when it is dropped, should the end of the socket not have sufficed.
+    /// Ends by the end of the socket, with all that it has; kept so that it is waited for.
     _process: Child,
 }
 
@@ -125,8 +125,7 @@ fn spawn(program: &Path) -> io::Result<(Arc<UnixStream>, Child)> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         // A Ctrl-C at the terminal is for the engine, which drains.
-        .process_group(0)
-        .kill_on_drop(true);
+        .process_group(0);
     // A child that another thread is starting right now may still hold the program open as we wrote it.
     let mut tries = (0..BUSY_TRIES).map(|_| command.spawn());
     let process = loop {
