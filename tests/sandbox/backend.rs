@@ -233,7 +233,11 @@ impl On {
             |stream| docker::Settings { toolbox_path: Some(program.clone()), private_dir: Some(dir.into()), ..daemon::settings(stream) };
         Ok(match self {
             On::Docker => Arc::new(Docker::connect(of_daemon(Stream::Socket)).await?),
-            On::Attach => Arc::new(Docker::connect(of_daemon(Stream::Attach)).await?),
+            On::Attach => {
+                let settings = of_daemon(Stream::Attach);
+                let toolbox_path = Some(daemon::small(&program).await);
+                Arc::new(Docker::connect(docker::Settings { toolbox_path, ..settings }).await?)
+            }
             On::Local => Arc::new(Local::new(local::Settings { toolbox_path: Some(program), private_dir: Some(dir.into()) })),
             On::Native => {
                 let settings = native::Settings { scratch: Some(dir.into()), toolbox_path: Some(program), ..native::Settings::default() };

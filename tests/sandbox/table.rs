@@ -83,7 +83,7 @@ table! {
     Debian commands::floods                             runs     runs      runs      runs
     Debian commands::background_children_hold_nobody    runs     stream    runs      runs
     Debian commands::bytes_that_are_no_text             runs     runs      runs      runs
-    Debian commands::a_hundred_at_once                  runs     runs      runs      runs
+    Debian commands::a_hundred_at_once                  runs     stream    runs      runs
     Debian commands::what_cannot_start_did_not_fail     runs     stream    runs      runs
 
     Debian bounds::memory_of_a_command_is_counted       runs     stream    runs      boundless
@@ -98,7 +98,7 @@ table! {
     Debian ends::a_kill_from_outside_is_told            runs     runs      runs      runs
     Debian ends::a_cut_stream_ends_everything           runs     stream    runs      runs
     Debian ends::busy_mounts_cost_no_wait               runs     stream    runs      runs
-    Empty ends::a_dropped_sandbox_goes                  runs     runs      runs      runs
+    Empty ends::a_dropped_sandbox_goes                  runs     stream    runs      runs
     Empty ends::a_retired_sandbox_goes                  runs     stream    runs      runs
     Empty ends::a_sweep_leaves_live_runs_alone          runs     stream    runs      runs
 

@@ -12,6 +12,7 @@ use crate::support::{spec, toolbox_path};
 use bollard::query_parameters::{ImportImageOptions, ListContainersOptionsBuilder};
 use futures_util::TryStreamExt;
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use sweroll::sandbox::docker::Stream;
 use sweroll::sandbox::docker::images::{Pull, PullSettings};
@@ -59,6 +60,23 @@ pub async fn daemon_answers() -> bool {
 pub async fn load(archive: Vec<u8>) {
     let body = bollard::body_full(archive.into());
     client().import_image(ImportImageOptions::default(), body, None).try_for_each(|_| async { Ok(()) }).await.unwrap();
+}
+
+/// The program without its symbols, which are most of one that is not optimized and take long to pack for each upload.
+pub async fn small(program: &Path) -> PathBuf {
+    static SMALL: OnceCell<Option<PathBuf>> = OnceCell::const_new();
+    if program != toolbox_path() {
+        return program.to_owned();
+    }
+    let strip = || async {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("toolbox-{}", std::process::id()));
+        let done = std::process::Command::new("strip").arg("-o").arg(&path).arg(program).status();
+        // One file for all, taken by those who run at the same time as they find it.
+        let small = path.with_file_name("toolbox");
+        done.is_ok_and(|status| status.success()).then(|| std::fs::rename(&path, &small).unwrap())?;
+        Some(small)
+    };
+    SMALL.get_or_init(strip).await.clone().unwrap_or_else(|| program.to_owned())
 }
 
 pub fn settings(stream: Stream) -> docker::Settings {
