@@ -166,19 +166,15 @@ impl Launcher {
             }
         };
         let making = Making { pid, pidfd, group, talk: None, why: None, made: false, killed: false };
-        let ready = making
-            .group
-            .add(pid)
-            .and_then(|()| Ok(epoll::add(&self.epoll, &ours, EventData::new_u64(start.id << 2 | TALK), EventFlags::IN)?))
-            .and_then(|()| Ok(epoll::add(&self.epoll, &making.pidfd, EventData::new_u64(start.id << 2 | DEATH), EventFlags::IN)?))
-            .and_then(|()| Ok(send(&ours, GO, SendFlags::NOSIGNAL).map(drop)?));
+        let ready = epoll::add(&self.epoll, &ours, EventData::new_u64(start.id << 2 | TALK), EventFlags::IN)
+            .and_then(|()| epoll::add(&self.epoll, &making.pidfd, EventData::new_u64(start.id << 2 | DEATH), EventFlags::IN));
         match ready {
             Ok(()) => Ok(Making { talk: Some(ours), ..making }),
             Err(error) => {
                 let _ = pidfd_send_signal(&making.pidfd, Signal::KILL);
                 let _ = waitid(WaitId::PidFd(making.pidfd.as_fd()), WaitIdOptions::EXITED);
                 let _ = making.group.remove();
-                Err(error)
+                Err(error.into())
             }
         }
     }
