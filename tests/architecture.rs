@@ -46,7 +46,7 @@ const RULES: [(&str, &[&str]); 21] = [
 ];
 
 /// Rooms that decide: they may not know time, tasks, files or chance.
-const PURE: [&str; 25] = [
+const PURE: [&str; 28] = [
     "domain/",
     "scheduler/core.rs",
     "scheduler/policy.rs",
@@ -72,6 +72,9 @@ const PURE: [&str; 25] = [
     "images/registry/manifest.rs",
     "images/registry/patience.rs",
     "images/registry/reference.rs",
+    "sandbox/native/cgroup/host.rs",
+    "sandbox/native/filter",
+    "sandbox/native/launcher/user.rs",
 ];
 const IMPURE: [&str; 7] = ["tokio", "std::fs", "std::net", "std::process", "Instant::now", "SystemTime::now", "rand::"];
 
@@ -174,7 +177,7 @@ fn only_the_engine_names_concrete_adapters() {
         if name == "engine.rs" || name.starts_with("sandbox/") || name.starts_with("endpoint/") {
             continue;
         }
-        for adapter in ["Docker::connect", "Local::new", "OpenAi::new"] {
+        for adapter in ["Docker::connect(", "Local::new", "OpenAi::new"] {
             assert!(!code(&file).contains(adapter), "{name} names {adapter}");
         }
     }

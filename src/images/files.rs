@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufReader, ErrorKind, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -112,7 +112,7 @@ impl Packed {
     /// # Errors
     /// Where it is no archive.
     pub fn open(path: &Path, scratch: impl Fn() -> io::Result<std::path::PathBuf>, most: u64) -> io::Result<Self> {
-        let file = if path == Path::new("-") { File::open("/proc/self/fd/0")? } else { File::open(path)? };
+        let file = if path == Path::new("-") { io::stdin().as_fd().try_clone_to_owned()?.into() } else { File::open(path)? };
         let mut head = [0; 6];
         let plain = file.metadata()?.is_file() && {
             let read = file.read_at(&mut head, 0)?;

@@ -357,3 +357,72 @@ fn bounded(pieces: u64) -> io::Result<()> {
 fn broken(what: impl Into<String>) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, what.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tar::Builder;
+
+    impl Source for &[u8] {}
+
+    /// One of each kind of extension.
+    fn archive() -> Vec<u8> {
+        let mut builder = Builder::new(Vec::new());
+        let mut header = Header::new_gnu();
+        header.set_size(5);
+        let map: &[u8] = b"0,2,4,3";
+        let pax =
+            [("path", &b"p"[..]), ("mtime", b"12.5"), ("GNU.sparse.map", map), ("GNU.sparse.size", b"9"), ("SCHILY.xattr.user.a", b"\n")];
+        builder.append_pax_extensions(pax).unwrap();
+        builder.append_data(&mut header, "x", &b"12345"[..]).unwrap();
+        builder.append_data(&mut header, "long/".repeat(40) + "x", &b"12345"[..]).unwrap();
+        builder.append_pax_extensions([("GNU.sparse.major", &b"1"[..]), ("GNU.sparse.realsize", b"9")]).unwrap();
+        header.set_size(512 + 3);
+        let mut data = b"1\n6\n3\n".to_vec();
+        data.resize(512, 0);
+        builder.append_data(&mut header, "y", &[&data[..], b"end"].concat()[..]).unwrap();
+        builder.into_inner().unwrap()
+    }
+
+    fn read(bytes: &[u8]) -> io::Result<Vec<Member>> {
+        let mut members = Members::new(bytes);
+        let mut all = Vec::new();
+        while let Some(member) = members.next()? {
+            io::copy(&mut members, &mut io::sink())?;
+            all.push(member);
+        }
+        Ok(all)
+    }
+
+    #[test]
+    fn extensions_tell_of_the_member_behind_them() {
+        let all = read(&archive()).unwrap();
+        assert_eq!((&all[0].path[..], all[0].mtime, all[0].size), (&b"p"[..], (12, 500_000_000), 5));
+        assert_eq!(all[0].sparse, Some(Sparse { pieces: vec![(0, 2), (4, 3)], size: 9 }));
+        assert_eq!(all[0].xattrs, [(b"user.a".to_vec(), b"\n".to_vec())]);
+        assert_eq!((all[1].path.len(), all[1].sparse.clone()), (201, None));
+        assert_eq!((all[2].size, all[2].sparse.clone()), (3, Some(Sparse { pieces: vec![(6, 3)], size: 9 })));
+    }
+
+    proptest! {
+        /// Whatever the bytes, reading ends, and never by a panic.
+        #[test]
+        fn a_changed_archive_is_read_or_refused(changes in prop::collection::vec((0usize..6000, any::<u8>()), 1..20), repair in any::<bool>()) {
+            let mut bytes = archive();
+            for (at, byte) in changes {
+                let at = at % bytes.len();
+                bytes[at] = byte;
+            }
+            if repair {
+                // With good checksums the changes come further.
+                for block in bytes.chunks_exact_mut(512).filter(|block| block[257..262] == *b"ustar") {
+                    let mut header = Header::from_byte_slice(block).clone();
+                    header.set_cksum();
+                    block.copy_from_slice(header.as_bytes());
+                }
+            }
+            let _ = read(&bytes);
+        }
+    }
+}

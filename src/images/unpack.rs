@@ -5,6 +5,7 @@ use super::Ids;
 use super::members::{Member, Members, Mtime, Source};
 use super::tree::{Stamp, Tree};
 use serde::{Deserialize, Serialize};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use tar::EntryType;
 
@@ -28,6 +29,8 @@ impl Default for Limits {
     }
 }
 
+/// Bytes that are copied at a time.
+const BUFFER: usize = 128 << 10;
 /// Linux takes no longer path (PATH_MAX, with its closing zero).
 const PATH_BYTES: usize = 4095;
 /// Bytes of the names of directories, which are kept until their times are set.
@@ -55,7 +58,8 @@ pub struct Tally {
 /// member.
 pub fn unpack(archive: impl Read, tree: &mut Tree, ids: Ids, limits: &Limits) -> io::Result<Tally> {
     let mut members = Members::new(Bounded { source: archive, left: limits.layer_bytes, most: limits.layer_bytes });
-    let mut unpacking = Unpacking { tree, ids, limits, tally: Tally::default(), times: Vec::new(), names: 0 };
+    let mut unpacking =
+        Unpacking { tree, ids, limits, tally: Tally::default(), times: Vec::new(), names: 0, buffer: vec![0; BUFFER].into() };
     while let Some(member) = members.next()? {
         unpacking.member(&member, &mut members).map_err(|error| about(&error, &member.path))?;
     }
@@ -72,6 +76,7 @@ struct Unpacking<'a> {
     /// Directories and their times, set in the end: whatever is made in one changes its time.
     times: Vec<(Box<[u8]>, Mtime)>,
     names: usize,
+    buffer: Box<[u8]>,
 }
 
 impl Unpacking<'_> {
@@ -131,21 +136,27 @@ impl Unpacking<'_> {
     fn file(&mut self, path: &[&[u8]], member: &Member, stamp: &Stamp, bytes: &mut impl Read) -> io::Result<()> {
         let mut file = self.tree.file(path)?;
         match &member.sparse {
-            None => {
-                io::copy(bytes, &mut file)?;
-            }
+            None => self.copy(bytes, &mut file)?,
             Some(sparse) => {
                 file.set_len(sparse.size)?;
                 for (offset, length) in &sparse.pieces {
                     file.seek(SeekFrom::Start(*offset))?;
-                    io::copy(&mut bytes.take(*length), &mut file)?;
+                    self.copy(&mut bytes.take(*length), &mut file)?;
                 }
             }
         }
-        file.flush()?;
         self.tally.bytes += member.size.next_multiple_of(DISK_BLOCK);
         Tree::stamp(&file, stamp)?;
         xattrs(&file, member)
+    }
+
+    fn copy(&mut self, from: &mut impl Read, to: &mut File) -> io::Result<()> {
+        loop {
+            match from.read(&mut self.buffer)? {
+                0 => return Ok(()),
+                read => to.write_all(&self.buffer[..read])?,
+            }
+        }
     }
 
     fn stamp(&self, member: &Member) -> Stamp {

@@ -294,7 +294,8 @@ fn a_broken_archive_is_named_and_leaves_nothing() {
     };
     for (served, part) in [(cut(&whole), "end of file"), (flipped(&whole), "digest"), (headless(&whole), "checksum")] {
         let place = place();
-        let error = place.store.add("one", &offer(&[whole.clone()]), &|_| Ok(Box::new(Cursor::new(served.clone())))).unwrap_err();
+        let error =
+            place.store.add("one", &offer(std::slice::from_ref(&whole)), &|_| Ok(Box::new(Cursor::new(served.clone())))).unwrap_err();
         assert_eq!(error.kind, Kind::ImagePull);
         assert!(error.message.contains(part) && error.message.contains("layer 1 of 1"), "{}", error.message);
         assert!(place.store.find("one").unwrap().is_none());
@@ -343,7 +344,7 @@ fn each_compression_is_known_by_its_bytes() {
     gzip.extend(second.finish().unwrap());
     for served in [plain.clone(), gzip, zstd::encode_all(&plain[..], 3).unwrap()] {
         let place = place();
-        let image = place.store.add("one", &offer(&[plain.clone()]), &|_| Ok(Box::new(Cursor::new(served.clone())))).unwrap();
+        let image = place.store.add("one", &offer(std::slice::from_ref(&plain)), &|_| Ok(Box::new(Cursor::new(served.clone())))).unwrap();
         assert_eq!(text(place.tree(&image.layers[0]).join("file")), "content");
         assert_eq!(image.layers[0], digest(&plain)["sha256:".len()..][..24]);
     }

@@ -77,7 +77,7 @@ fn threads_that_add_the_same_layer_ask_for_it_once() {
                     asked.fetch_add(1, Ordering::Relaxed);
                     Ok(Box::new(Cursor::new(archive.clone())) as Box<dyn Read + Send>)
                 };
-                place.store.add(&format!("n{n}"), &offer(&[archive.clone()]), &open).unwrap()
+                place.store.add(&format!("n{n}"), &offer(std::slice::from_ref(archive)), &open).unwrap()
             });
         }
     });

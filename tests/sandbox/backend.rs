@@ -111,6 +111,12 @@ impl Backend {
         self.on.provide(self.dir.path(), program.to_owned()).await
     }
 
+    /// Native sandboxes with other settings; the rest are the same.
+    pub async fn with_settings(&self, settings: native::Settings) -> Native {
+        let settings = native::Settings { scratch: Some(self.dir().into()), toolbox_path: Some(toolbox_path()), ..settings };
+        Native::start_up(settings, store::settings()).await.unwrap()
+    }
+
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }

@@ -4,9 +4,10 @@ use crate::backend::Backend;
 use crate::host;
 use crate::support::*;
 use std::time::Duration;
-use sweroll::sandbox::Limits;
+use sweroll::sandbox::native::{self, Upper};
+use sweroll::sandbox::{Limits, Provider};
 use sweroll::toolbox::client::{Toolbox, ToolboxError};
-use sweroll::toolbox::protocol::{Answer, End, Op, Run};
+use sweroll::toolbox::protocol::{Answer, End, Op, OpError, Run};
 
 const TOO_MUCH: &str = "python3 -c 'x = bytearray(1 << 30)'; echo $?";
 
@@ -94,4 +95,46 @@ pub async fn shared_memory_is_bounded(backend: &Backend) {
     assert!(end == End::Exited(0) && text.contains("No space left on device"), "{text}");
     assert!(text.ends_with("\n8388608\nagain\n"), "{text}");
     sandbox.destroy().await.unwrap();
+}
+
+const UPPERS: [Upper; 2] = [Upper::Disk, Upper::Memory];
+
+/// Where its writes are kept on disk that is its own, where in memory it counts to the sandbox's.
+pub async fn a_full_disk_is_survived(backend: &Backend) {
+    for upper in UPPERS {
+        let native = backend.with_settings(native::Settings { upper, upper_bytes: 64 << 20, ..native::Settings::default() }).await;
+        let sandbox = native.start(&backend.spec()).await.unwrap();
+        let toolbox = sandbox.toolbox();
+        let fill = "head -c 100000000 /dev/zero > /root/big; echo; stat -c %s /root/big";
+        let (end, text) = output(toolbox, shell(fill)).await;
+        assert!(end == End::Exited(0) && text.contains("No space left on device"), "{upper:?}: {text}");
+        let kept: u64 = text.trim().lines().last().unwrap().parse().unwrap();
+        assert!((40 << 20..=64 << 20).contains(&kept), "{upper:?}: {kept}");
+        let write = |path: &str| Op::Write { path: path.into(), mode: 0o644 };
+        let refused = toolbox.call(write("/root/more"), &vec![1; 1 << 20]).await;
+        assert!(matches!(refused, Err(ToolboxError::Op(OpError::NoSpace { .. }))), "{upper:?}: {refused:?}");
+        // Other places are not full, and this one is usable again once there is room.
+        said(toolbox, "echo x > /tmp/x && echo x > /dev/shm/x && rm /root/big").await;
+        toolbox.call(write("/root/more"), &vec![1; 1 << 20]).await.unwrap();
+        assert_eq!(said(toolbox, "stat -c %s /root/more").await, "1048576\n");
+        sandbox.destroy().await.unwrap();
+    }
+}
+
+pub async fn files_are_counted(backend: &Backend) {
+    for upper in UPPERS {
+        let native = backend.with_settings(native::Settings { upper, upper_files: 4096, ..native::Settings::default() }).await;
+        let sandbox = native.start(&backend.spec()).await.unwrap();
+        let make = "import os\n\
+            os.mkdir('/root/many')\n\
+            try:\n\
+            \x20   for n in range(20000): open('/root/many/%d' % n, 'w').close()\n\
+            except OSError as error: print(n, error.errno)\n";
+        let (end, text) = output(sandbox.toolbox(), exec(&["python3", "-c", make])).await;
+        let (count, error) = text.trim().split_once(' ').unwrap_or_else(|| panic!("{upper:?}: no limit: {text}"));
+        let count: u64 = count.parse().unwrap();
+        assert!(end == End::Exited(0) && error == "28" && (2000..=8192).contains(&count), "{upper:?}: {text}");
+        assert_eq!(said(sandbox.toolbox(), "rm -r /root/many && echo x > /root/x && cat /root/x").await, "x\n");
+        sandbox.destroy().await.unwrap();
+    }
 }

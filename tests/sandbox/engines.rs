@@ -4,6 +4,7 @@ use crate::backend::{Backend, On};
 use crate::host;
 use crate::image::DEBIAN;
 use crate::support::*;
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -65,4 +66,27 @@ pub async fn a_dead_engine_leaves_nothing(backend: &Backend) {
     let private =
         std::fs::read_dir(backend.dir()).unwrap().flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("sweroll-"));
     assert!(private.count() <= 1, "only the living have a directory");
+}
+
+/// Its sandboxes die with it, and the engine goes on with another.
+pub async fn a_dead_launcher_is_replaced(backend: &Backend) {
+    let (run, mark) = (backend.spec().run, backend.mark());
+    let sandbox = backend.sandbox().await;
+    said(sandbox.toolbox(), &format!("setsid sleep {mark} > /dev/null 2>&1 &")).await;
+    assert!(host::soon(async || host::running(&mark).len() == 1).await);
+    assert!(!backend.left(&run).await.is_empty());
+    let launcher = host::launchers(backend.dir()).pop().unwrap();
+    kill_process(Pid::from_raw(launcher).unwrap(), Signal::KILL).unwrap();
+
+    sandbox.toolbox().closed().await;
+    let fate = sandbox.fate().await;
+    assert!(fate.gone && !fate.oom, "{fate:?}");
+    assert!(host::soon(async || host::running(&mark).is_empty()).await, "nothing inside survives it");
+    sandbox.destroy().await.unwrap();
+
+    let next = backend.sandbox().await;
+    assert_eq!(said(next.toolbox(), "echo again").await, "again\n");
+    next.destroy().await.unwrap();
+    backend.provider.sweep("test-of-no-one").await.unwrap();
+    assert_eq!(backend.left(&run).await, Vec::<String>::new(), "what the first left is swept");
 }

@@ -45,6 +45,9 @@ macro_rules! cell {
     ($on:ident $image:ident $room:ident $case:ident launcher) => {
         cell!($case "the program launches the sandboxes too: its silence is over before there is one");
     };
+    ($on:ident $image:ident $room:ident $case:ident no_one) => {
+        cell!($case "no process of ours stands between the engine and its sandboxes");
+    };
     ($case:ident $reason:literal) => {
         #[test]
         #[ignore = $reason]
@@ -89,6 +92,9 @@ table! {
     Debian bounds::a_fork_bomb_is_survived              runs     stream    runs      boundless
     Debian bounds::shared_memory_is_bounded             runs     stream    runs      boundless
 
+    Debian bounds::a_full_disk_is_survived              drivers  drivers   runs      boundless
+    Debian bounds::files_are_counted                    drivers  drivers   runs      boundless
+
     Debian ends::a_kill_from_outside_is_told            runs     runs      runs      runs
     Debian ends::a_cut_stream_ends_everything           runs     stream    runs      runs
     Debian ends::busy_mounts_cost_no_wait               runs     stream    runs      runs
@@ -97,6 +103,7 @@ table! {
     Empty ends::a_sweep_leaves_live_runs_alone          runs     stream    runs      runs
 
     Debian engines::a_dead_engine_leaves_nothing        runs     runs      runs      runs
+    Debian engines::a_dead_launcher_is_replaced         no_one   no_one    runs      no_one
 
     Empty cycles::many_cycles_leave_nothing             runs     stream    runs      runs
 }

@@ -16,12 +16,14 @@ pub use sweep::sweep;
 
 use crate::sandbox::Limits;
 use host::{Controller, Version};
+use rustix::event::epoll::EventFlags;
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::{Pid, Resource};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -242,12 +244,36 @@ impl Group {
         self.parents.iter().flat_map(|parent| of(parent).into_iter().map(|place| (parent.path.join(&self.name), place))).collect()
     }
 
+    /// What wakes an epoll by these flags each time that memory runs out, until it is read from its beginning; none where no group
+    /// holds memory.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn memory_events(&self) -> io::Result<Option<(OwnedFd, EventFlags)>> {
+        let Some((version, dir)) = self.memory() else { return Ok(None) };
+        let file = |name| openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        if version == Version::Two {
+            let events = file("memory.events")?;
+            // The kernel tells of what happened since it was read.
+            rustix::io::read(&events, &mut [0; 256])?;
+            return Ok(Some((events, EventFlags::PRI)));
+        }
+        let events = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let control = file("memory.oom_control")?;
+        write(dir, "cgroup.event_control", &format!("{} {}", events.as_raw_fd(), control.as_raw_fd()))?;
+        Ok(Some((events, EventFlags::IN)))
+    }
+
+    fn memory(&self) -> Option<(Version, &OwnedFd)> {
+        let of_memory = self.parents.iter().zip(&self.dirs).find(|(parent, _)| parent.controllers.contains(&Controller::Memory));
+        of_memory.map(|(parent, dir)| (parent.version, dir))
+    }
+
     /// How many of its processes the kernel killed for want of memory; 0 where no group holds memory.
     #[must_use]
     pub fn oom_kills(&self) -> u64 {
-        let memory = self.parents.iter().zip(&self.dirs).find(|(parent, _)| parent.controllers.contains(&Controller::Memory));
-        let Some((parent, dir)) = memory else { return 0 };
-        let file = if parent.version == Version::One { "memory.oom_control" } else { "memory.events" };
+        let Some((version, dir)) = self.memory() else { return 0 };
+        let file = if version == Version::One { "memory.oom_control" } else { "memory.events" };
         let text = read(dir, file).unwrap_or_default();
         text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
     }

@@ -52,13 +52,13 @@ fn second(root: &Path, mount: &Path, own: &Path, label: &str) -> Result<Parent, 
     let own = if own.ends_with(ENGINE) { own.parent().unwrap_or(own) } else { own };
     let mut why = Vec::new();
     for candidate in own.ancestors() {
-        let group = mount.join(candidate);
+        let group = if candidate == Path::new("") { mount.to_owned() } else { mount.join(candidate) };
         match divide(root, &group, candidate == own, label) {
             Ok(parent) => return Ok(parent),
             Err(error) => why.push(format!("{}: {error}", group.display())),
         }
     }
-    Err(format!("no control group is delegated: {}", why.join(", ")))
+    Err(format!("no control group is delegated, as by `systemd-run --user --scope -p Delegate=yes`: {}", why.join(", ")))
 }
 
 fn divide(root: &Path, group: &Path, own: bool, label: &str) -> io::Result<Parent> {

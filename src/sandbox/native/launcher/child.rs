@@ -25,6 +25,7 @@ use std::process::{Command, Stdio};
 
 /// Where the toolbox is inside, as in containers.
 const TOOLBOX: &str = "/.sweroll/toolbox";
+const OOM_SCORE: &str = "500";
 const HOSTNAME: &str = "sandbox";
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -63,6 +64,8 @@ impl Child<'_> {
         rustix::system::sethostname(HOSTNAME.as_bytes())?;
         let user = user::resolve(&self.start.user, &etc::read("/etc/passwd"), &etc::read("/etc/group")).map_err(io::Error::other)?;
         linux::new_session_keyring()?;
+        // A host without memory takes sandboxes before the engine.
+        fs::write("/proc/self/oom_score_adj", OOM_SCORE)?;
         linux::unshare(CLONE_NEWCGROUP).map_err(doing("a cgroup namespace"))?;
         linux::unshare(CLONE_NEWUSER).map_err(doing("a user namespace"))?;
         send(self.talk, MAP_ME, SendFlags::NOSIGNAL)?;

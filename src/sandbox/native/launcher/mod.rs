@@ -15,6 +15,7 @@ use crate::linux::{self, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, 
 use crate::sandbox::owner::Owner;
 use child::Child;
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
 use std::collections::HashMap;
@@ -23,6 +24,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 use wire::{News, Order, Setup, Start};
 
 /// What a sandbox's child and the launcher say to each other while it is being made: one datagram of these.
@@ -79,12 +81,33 @@ struct Making {
     why: Option<(String, bool)>,
     made: bool,
     killed: bool,
+    memory: Option<Watch>,
+}
+
+/// What tells that a sandbox's memory ran out.
+struct Watch {
+    events: OwnedFd,
+    flags: EventFlags,
+    last: Option<Instant>,
+}
+
+impl Watch {
+    /// Whether that was just now, and the kernel did not tell yet or not long ago.
+    fn is_recent(&self) -> bool {
+        let wanted = if self.flags.contains(EventFlags::PRI) { PollFlags::PRI } else { PollFlags::IN };
+        let waits = poll(&mut [PollFd::new(&self.events, wanted)], Some(&Timespec::default())).is_ok_and(|ready| ready > 0);
+        waits || self.last.is_some_and(|at| at.elapsed() < OOM_TO_END)
+    }
 }
 
 /// What an event is about: a number and one of these in its lowest bits.
 const CONTROL: u64 = 0;
 const TALK: u64 = 1;
 const DEATH: u64 = 2;
+const MEMORY: u64 = 3;
+
+/// Longest time between the end of memory and that of the first process which it caused; as for containers.
+const OOM_TO_END: Duration = Duration::from_secs(2);
 
 impl Launcher {
     fn prepare(setup: Setup, control: &OwnedFd) -> io::Result<Self> {
@@ -120,6 +143,7 @@ impl Launcher {
                 match what {
                     TALK => self.hear(id)?,
                     DEATH => self.bury(id)?,
+                    MEMORY => self.memory_ran_out(id),
                     _ => match wire::receive::<Order>(&self.control)? {
                         Some((Order::Start(start), Some(stream))) => self.start(start, stream)?,
                         Some((Order::Kill { id }, _)) => self.kill(id),
@@ -165,18 +189,28 @@ impl Launcher {
                 std::process::exit(1)
             }
         };
-        let making = Making { pid, pidfd, group, talk: None, why: None, made: false, killed: false };
-        let ready = epoll::add(&self.epoll, &ours, EventData::new_u64(start.id << 2 | TALK), EventFlags::IN)
-            .and_then(|()| epoll::add(&self.epoll, &making.pidfd, EventData::new_u64(start.id << 2 | DEATH), EventFlags::IN));
+        let mut making = Making { pid, pidfd, group, talk: None, why: None, made: false, killed: false, memory: None };
+        let ready = self
+            .watch_memory(&mut making, start.id)
+            .and_then(|()| Ok(epoll::add(&self.epoll, &ours, EventData::new_u64(start.id << 2 | TALK), EventFlags::IN)?))
+            .and_then(|()| Ok(epoll::add(&self.epoll, &making.pidfd, EventData::new_u64(start.id << 2 | DEATH), EventFlags::IN)?));
         match ready {
             Ok(()) => Ok(Making { talk: Some(ours), ..making }),
             Err(error) => {
                 let _ = pidfd_send_signal(&making.pidfd, Signal::KILL);
                 let _ = waitid(WaitId::PidFd(making.pidfd.as_fd()), WaitIdOptions::EXITED);
                 let _ = making.group.remove();
-                Err(error.into())
+                Err(error)
             }
         }
+    }
+
+    fn watch_memory(&self, making: &mut Making, id: u64) -> io::Result<()> {
+        if let Some((events, flags)) = making.group.memory_events()? {
+            epoll::add(&self.epoll, &events, EventData::new_u64(id << 2 | MEMORY), flags)?;
+            making.memory = Some(Watch { events, flags, last: None });
+        }
+        Ok(())
     }
 
     /// Takes what a child says; its silence says that it became the sandbox's first process, or died.
@@ -207,6 +241,15 @@ impl Launcher {
         Ok(())
     }
 
+    fn memory_ran_out(&mut self, id: u64) {
+        if let Some(watch) = self.sandboxes.get_mut(&id).and_then(|making| making.memory.as_mut()) {
+            // Of the two kinds of them, one has no beginning to go to.
+            let _ = rustix::fs::seek(&watch.events, rustix::fs::SeekFrom::Start(0));
+            let _ = rustix::io::read(&watch.events, &mut [0; 256]);
+            watch.last = Some(Instant::now());
+        }
+    }
+
     fn kill(&mut self, id: u64) {
         if let Some(making) = self.sandboxes.get_mut(&id) {
             making.killed = true;
@@ -219,9 +262,12 @@ impl Launcher {
         self.hear(id)?;
         let Some(making) = self.sandboxes.remove(&id) else { return Ok(()) };
         let _ = epoll::delete(&self.epoll, &making.pidfd);
+        // It is told of the group's removal too.
+        let _ = making.memory.as_ref().map(|watch| epoll::delete(&self.epoll, &watch.events));
         let status = waitid(WaitId::PidFd(making.pidfd.as_fd()), WaitIdOptions::EXITED)?;
         let code = status.as_ref().map_or(-1, code);
-        let oom = !making.killed && code == i64::from(128 + Signal::KILL.as_raw()) && making.group.oom_kills() > 0;
+        let for_memory = making.group.oom_kills() > 0 && making.memory.as_ref().is_some_and(Watch::is_recent);
+        let oom = !making.killed && code == i64::from(128 + Signal::KILL.as_raw()) && for_memory;
         let removed = making.group.remove();
         match making.why {
             Some((why, no_space)) => self.failed(id, why, no_space),

@@ -17,6 +17,8 @@ use std::process::{Command, Stdio};
 
 /// Nothing outlives its mount: no tables are made that nobody asks for, and its end waits for no real disk, which takes 50 ms.
 const OPTIONS: &std::ffi::CStr = c"noinit_itable,barrier=0";
+/// Bytes that the smallest file takes.
+const BLOCK: u64 = 4096;
 
 /// How uppers are made, found out once.
 #[derive(Debug)]
@@ -90,7 +92,8 @@ fn template(setup: &Setup) -> io::Result<Uppers> {
     let template = setup.scratch.join("template.upper");
     let file = File::create_new(&template)?;
     ftruncate(&file, setup.upper_bytes)?;
-    let inodes = setup.upper_files.to_string();
+    // More than one for each block would leave none for what is in them.
+    let inodes = setup.upper_files.min(setup.upper_bytes / BLOCK).to_string();
     let options = "^has_journal,^resize_inode,^huge_file,uninit_bg,sparse_super2";
     let extended = "lazy_itable_init=1,nodiscard,num_backup_sb=0";
     let output = Command::new("mkfs.ext4")
