@@ -9,7 +9,7 @@
 //!  store::dataset ── rows checked, frozen ──> store::instances  │   scheduler::core decides, scheduler::driver performs
 //!                                                               v
 //!  ┌─ agent slot ──────────────────────────────────────────────────────────────────────────────────────────────┐
-//!  │ sandbox (docker, local) starts the toolbox as first process                                                │
+//!  │ sandbox (docker, native, local) starts the toolbox as first process                                                │
 //!  │ sandbox::prepare   pre_commands, HEAD verified, future scrubbed, base tree recorded                        │
 //!  │ agent::prompt      system and user message                                                                 │
 //!  │ agent::runner      ┌─> endpoint (permit, request, retry) ─> reply ─> spool, fsync ─┐                       │

@@ -7,9 +7,13 @@ use serde_json::{Value, json};
 use std::{collections::BTreeMap, path::Path, process::Command, time::Duration};
 
 fn run(instances: &Path, endpoint: &Endpoint, dir: &Path, scaffold: &str) -> Command {
+    run_on("docker", instances, endpoint, dir, scaffold)
+}
+
+fn run_on(backend: &str, instances: &Path, endpoint: &Endpoint, dir: &Path, scaffold: &str) -> Command {
     let mut command = sweroll();
     command.arg("run").arg("--instances").arg(instances).arg("--out").arg(dir);
-    command.args(["--endpoint", &endpoint.url, "--model", "scripted", "--scaffold", scaffold, "--concurrency", "4", "--quiet"]);
+    command.args(["--endpoint", &endpoint.url, "--model", "scripted", "--scaffold", scaffold, "--concurrency", "4", "--quiet", "--sandbox", backend]);
     command
 }
 
@@ -28,15 +32,18 @@ fn statuses(dir: &Path) -> BTreeMap<String, BTreeMap<String, Value>> {
 }
 
 #[test]
-fn gold_resolves_every_instance_twice_alike_on_both_scaffolds() {
+fn gold_resolves_every_instance_alike_on_both_scaffolds_and_backends() {
     let Some(instances) = realset() else { return };
     let total = count(&instances);
     let endpoint = Endpoint::start(&instances, "gold", &[]);
     let temp = tempfile::tempdir().unwrap();
     let mut verdicts = Vec::new();
-    for (name, scaffold) in [("a", "scale-swe"), ("b", "sweroll")] {
+    let images = temp.path().join("images");
+    for (name, scaffold, backend) in [("a", "scale-swe", "docker"), ("b", "sweroll", "docker"), ("c", "scale-swe", "native")] {
         let dir = temp.path().join(name);
-        expect(&mut run(&instances, &endpoint, &dir, scaffold), 0);
+        let mut run = run_on(backend, &instances, &endpoint, &dir, scaffold);
+        // The native run finds its images at the Docker daemon.
+        expect(run.args(["--set", &format!("images.dir={}", images.display())]), 0);
         let summary = summary(&dir);
         assert_eq!(summary["resolved"], json!(total), "{summary:#}");
         assert_eq!(summary["episodes"], json!({ "total": total, "committed": total, "outstanding": 0, "quarantined": 0 }));
@@ -45,6 +52,7 @@ fn gold_resolves_every_instance_twice_alike_on_both_scaffolds() {
     }
     assert!(verdicts[0].values().all(|tests| tests.values().all(|s| s == "passed")));
     assert_eq!(verdicts[0], verdicts[1]);
+    assert_eq!(verdicts[0], verdicts[2]);
     assert_eq!(endpoint.stat()["violation_count"], json!(0), "{:#}", endpoint.stat());
 }
 
