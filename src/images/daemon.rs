@@ -5,6 +5,7 @@ use super::image::canonical;
 use super::pull::Pulled;
 use super::{ImageError, Store, archive};
 use crate::domain::Kind;
+use bollard::Docker as Client;
 use bollard::errors::Error;
 use futures_util::TryStreamExt;
 use std::collections::HashSet;
@@ -25,7 +26,7 @@ pub type Outcomes = Vec<(String, Result<Pulled, ImageError>)>;
 
 #[derive(Debug)]
 pub struct Daemon {
-    client: bollard::Docker,
+    client: Client,
 }
 
 /// An image that the daemon has.
@@ -49,7 +50,7 @@ impl Daemon {
                 "no Docker daemon answers ({error}); is dockerd running, and may this user open it? Set DOCKER_HOST to use another"
             ),
         };
-        let client = bollard::Docker::connect_with_defaults().map_err(|error| absent(&error))?;
+        let client = Client::connect_with_defaults().map_err(|error| absent(&error))?;
         match tokio::time::timeout(GREETING, client.negotiate_version()).await {
             Ok(Ok(client)) => Ok(Daemon { client }),
             Ok(Err(error)) => Err(absent(&error)),

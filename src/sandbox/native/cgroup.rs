@@ -222,6 +222,16 @@ impl Group {
         self.dirs.iter().try_for_each(|dir| write(dir, "cgroup.procs", &pid))
     }
 
+    /// Moves this process of one thread in. Version 1 takes a thread that moves itself without waiting for all processors, which
+    /// takes 10 ms of whoever moves another's.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn join(&self) -> io::Result<()> {
+        let file = |parent: &Parent| if parent.version == Version::One { "tasks" } else { "cgroup.procs" };
+        self.parents.iter().zip(&self.dirs).try_for_each(|(parent, dir)| write(dir, file(parent), "0"))
+    }
+
     /// Directories of the host, and their places below `/sys/fs/cgroup` of the sandbox, where the toolbox reads the counters.
     #[must_use]
     pub fn mounts(&self) -> Vec<(PathBuf, &'static str)> {

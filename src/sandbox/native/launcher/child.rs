@@ -57,8 +57,8 @@ impl Child<'_> {
 
     /// The order matters: what needs the launcher's rights comes first, and each step gives up more of them.
     fn try_become(&self, stream: OwnedFd, filter: &seccompiler::BpfProgram) -> io::Result<Infallible> {
-        // The launcher has put us into our control group by then: memory is counted from here on.
-        self.hear_go()?;
+        // Memory is counted from here on.
+        self.group.join().map_err(doing("its control group"))?;
         self.network().map_err(doing("its network"))?;
         root::build(self).map_err(doing("its file system"))?;
         rustix::system::sethostname(HOSTNAME.as_bytes())?;

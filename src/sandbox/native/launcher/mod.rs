@@ -192,10 +192,8 @@ impl Launcher {
         let mut making = Making { pid, pidfd, group, talk: None, why: None, made: false, killed: false, memory: None };
         let ready = self
             .watch_memory(&mut making, start.id)
-            .and_then(|()| making.group.add(pid))
             .and_then(|()| Ok(epoll::add(&self.epoll, &ours, EventData::new_u64(start.id << 2 | TALK), EventFlags::IN)?))
-            .and_then(|()| Ok(epoll::add(&self.epoll, &making.pidfd, EventData::new_u64(start.id << 2 | DEATH), EventFlags::IN)?))
-            .and_then(|()| Ok(send(&ours, GO, SendFlags::NOSIGNAL).map(drop)?));
+            .and_then(|()| Ok(epoll::add(&self.epoll, &making.pidfd, EventData::new_u64(start.id << 2 | DEATH), EventFlags::IN)?));
         match ready {
             Ok(()) => Ok(Making { talk: Some(ours), ..making }),
             Err(error) => {
