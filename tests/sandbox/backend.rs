@@ -198,6 +198,17 @@ impl Backend {
         assert!(self.goes(&run).await, "left behind: {:?}", self.left(&run).await);
     }
 
+    /// Nothing of the engine is left either, once it has ended.
+    pub async fn ends(self) {
+        let Backend { provider, dir, signs, .. } = self;
+        drop(provider);
+        assert!(host::soon(async || host::launchers(dir.path()).is_empty()).await, "a launcher outlives its engine");
+        let signs = signs.into_inner().unwrap();
+        let left = || signs.iter().flat_map(|sign| host::cgroups(sign)).collect::<Vec<_>>();
+        assert_eq!(left(), Vec::<PathBuf>::new());
+        assert_eq!(engines(dir.path()), Vec::<String>::new());
+    }
+
     /// Whether this is the process that the case has to itself. Else it was run there, and the case is done.
     pub fn is_alone(&self) -> bool {
         if std::env::var_os(ALONE).is_some() {

@@ -18,6 +18,7 @@ macro_rules! cell {
         async fn $case() {
             if let Some(backend) = Backend::start_up(On::$on, Image::$image, stringify!($case)).await {
                 backend.holds(crate::$room::$case(&backend)).await;
+                backend.ends().await;
             }
         }
     };

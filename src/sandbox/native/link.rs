@@ -38,6 +38,14 @@ pub struct Link {
     _process: Child,
 }
 
+impl Drop for Link {
+    /// The launcher sees the end and removes what it made, which a kill would leave to the next sweep. Our listener holds the
+    /// socket too, so that it has to be said.
+    fn drop(&mut self) {
+        let _ = rustix::net::shutdown(&*self.socket, rustix::net::Shutdown::Both);
+    }
+}
+
 #[derive(Debug, Default)]
 struct Known {
     sandboxes: HashMap<u64, watch::Sender<State>>,

@@ -53,7 +53,8 @@ pub fn enter(setup: &Setup, groups: &Groups) -> io::Result<()> {
     bind(Path::new("/sys"), &inside("/sys"), true)?;
     bind(Path::new("/dev"), &inside("/dev"), false)?;
     let shared = [setup.layers.clone(), setup.scratch.clone()].into_iter().chain(groups.directories());
-    for path in shared.filter(|path| path.exists()) {
+    // Groups in /sys are there by now, and one with a mount over it could not be removed.
+    for path in shared.filter(|path| path.exists() && !path.starts_with("/sys")) {
         bind(&path, &inside(&path.to_string_lossy()), false)?;
     }
     for place in [NEW_ROOT, UPPER, EMPTY] {
