@@ -122,7 +122,7 @@ impl Launcher {
         // Ours and not the engine's: what is ours is over with us, and an engine may have had others.
         let groups = Groups::find(&Owner::ours()?.to_string());
         let uppers = upper::Uppers::prepare(&setup, ids)?;
-        world::enter(&setup, &groups)?;
+        world::enter(&setup, &groups, ids.are_roots())?;
         let filter = super::filter::program().map_err(io::Error::other)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let control = control.try_clone()?;

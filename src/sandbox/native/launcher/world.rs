@@ -40,7 +40,7 @@ const HOST_DIRS: [&str; 10] =
 ///
 /// # Errors
 /// Names the mount that failed.
-pub fn enter(setup: &Setup, groups: &Groups) -> io::Result<()> {
+pub fn enter(setup: &Setup, groups: &Groups, is_root: bool) -> io::Result<()> {
     linux::unshare(CLONE_NEWNS)?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     // Over the scratch directory, since any other place may not be there or not be ours.
@@ -51,11 +51,12 @@ pub fn enter(setup: &Setup, groups: &Groups) -> io::Result<()> {
 
     bind(Path::new("/proc"), &inside("/proc"), true)?;
     bind(Path::new("/sys"), &inside("/sys"), true)?;
-    bind(Path::new("/dev"), &inside("/dev"), false)?;
+    // Whoever is no root may not uncover what lies under a mount, so has to take those on it along.
+    bind(Path::new("/dev"), &inside("/dev"), !is_root)?;
     let shared = [setup.layers.clone(), setup.scratch.clone()].into_iter().chain(groups.directories());
     // Groups in /sys are there by now, and one with a mount over it could not be removed.
     for path in shared.filter(|path| path.exists() && !path.starts_with("/sys")) {
-        bind(&path, &inside(&path.to_string_lossy()), false)?;
+        bind(&path, &inside(&path.to_string_lossy()), !is_root)?;
     }
     for place in [NEW_ROOT, UPPER, EMPTY] {
         fs::create_dir(inside(place))?;
