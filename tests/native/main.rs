@@ -3,3 +3,4 @@
 mod bpf;
 mod docker;
 mod filter;
+mod rootless;
