@@ -2,7 +2,7 @@
 
 use super::image::{EMPTY_LAYER, Kept, canonical, layer_name, read_config};
 use super::store::{Named, Store, failed, missing};
-use super::{Image, ImageError, Offer, compression, digest, lock, tree, unpack};
+use super::{Ids, Image, ImageError, Offer, compression, digest, lock, tree, unpack};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::{self, ErrorKind, Read};
@@ -108,7 +108,7 @@ impl Store {
     }
 
     fn unpack(&self, diff_id: &str, place: &Path, archive: Box<dyn Read + Send>) -> io::Result<Layer> {
-        let ids = self.ids();
+        let ids = self.ids().unwrap_or_else(|| Ids::ours(&self.settings));
         let mark = tree::opaque_mark(!ids.are_roots());
         let mut tree = tree::Tree::create(&place.join("fs"), (ids.outside(0), ids.outside(0)), mark, self.settings.unpack.depth)?;
         let mut archive = digest::Digesting::new(compression::plain(archive)?);

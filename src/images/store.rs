@@ -64,10 +64,10 @@ impl Store {
         Ok(store)
     }
 
-    /// Whose numbers the files have.
+    /// Whose numbers the files have; none before the first is written.
     #[must_use]
-    pub fn ids(&self) -> Ids {
-        self.format().ok().flatten().map_or_else(|| Ids::ours(&self.settings), |format| format.ids)
+    pub fn ids(&self) -> Option<Ids> {
+        self.format().ok().flatten().map(|format| format.ids)
     }
 
     #[must_use]

@@ -113,7 +113,7 @@ impl Native {
         let images = Images::open(images, program.path(), private.path())?;
         let setup = Setup {
             layers: images.store().layers(),
-            ids: Some(images.store().ids()),
+            ids: images.store().ids(),
             first_id: images.settings().first_id,
             scratch: private.path().to_owned(),
             toolbox: program.path().to_owned(),

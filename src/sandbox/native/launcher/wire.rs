@@ -20,7 +20,7 @@ pub const MAX: usize = 192 << 10;
 pub struct Setup {
     /// Where the layers' directories are.
     pub layers: PathBuf,
-    /// Whose numbers the layers' files have; none before there is a store.
+    /// Whose numbers the layers' files have; none before there are any.
     pub ids: Option<Ids>,
     pub first_id: u32,
     /// The engine's private directory.
