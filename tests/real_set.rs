@@ -13,7 +13,19 @@ fn run(instances: &Path, endpoint: &Endpoint, dir: &Path, scaffold: &str) -> Com
 fn run_on(backend: &str, instances: &Path, endpoint: &Endpoint, dir: &Path, scaffold: &str) -> Command {
     let mut command = sweroll();
     command.arg("run").arg("--instances").arg(instances).arg("--out").arg(dir);
-    command.args(["--endpoint", &endpoint.url, "--model", "scripted", "--scaffold", scaffold, "--concurrency", "4", "--quiet", "--sandbox", backend]);
+    command.args([
+        "--endpoint",
+        &endpoint.url,
+        "--model",
+        "scripted",
+        "--scaffold",
+        scaffold,
+        "--concurrency",
+        "4",
+        "--quiet",
+        "--sandbox",
+        backend,
+    ]);
     command
 }
 
