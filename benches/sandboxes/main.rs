@@ -2,9 +2,10 @@
 //!
 //! A cycle is start to the first result of a command (`true`), and stop to nothing left. The backends take turns, round by round;
 //! of each number the median of the rounds counts. Options, each with a value:
-//! `--backend NAME` (repeatable; docker and native), `--at-once N` (repeatable; 1, 8, 64), `--cycles N` (a round, at least as many as
+//! `--backend NAME` (repeatable; docker, native, native-memory, local; the first two), `--at-once N` (repeatable; 1, 8, 64), `--cycles N` (a round, at least as many as
 //! at once; 64, Docker a quarter), `--rounds N` (3), `--idle N` (100; 0: none), `--alive N` (instead of all that: holds N at once and
-//! has each answer), `--image NAME` (`sdist/base:1`), `--store DIR` (of images, for native), `--upper auto|disk|memory`, `--json FILE`.
+//! has each answer), `--image NAME` (`sdist/base:1`), `--store DIR` (of images, for native), `--command TEXT` (a shell command
+//! instead of `true`), `--json FILE`.
 //!
 //! Processor time is the engine's, its descendants', and of Docker that of the control groups of its daemons, with the containers'
 //! where those are below; where the daemons have none of their own it is the whole machine's, which must be quiet then.
@@ -34,7 +35,7 @@ struct Arguments {
     alive: usize,
     image: String,
     store: Option<PathBuf>,
-    upper: Upper,
+    command: Command,
     json: Option<PathBuf>,
 }
 
@@ -49,7 +50,7 @@ impl Arguments {
             alive: 0,
             image: "sdist/base:1".to_owned(),
             store: None,
-            upper: Upper::Auto,
+            command: Command::Exec(vec!["true".to_owned()]),
             json: None,
         };
         let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
@@ -64,7 +65,7 @@ impl Arguments {
                 "--alive" => arguments.alive = number(),
                 "--image" => arguments.image = value,
                 "--store" => arguments.store = Some(value.into()),
-                "--upper" => arguments.upper = serde_json::from_value(value.into()).expect("auto, disk or memory"),
+                "--command" => arguments.command = Command::Shell(value),
                 "--json" => arguments.json = Some(value.into()),
                 other => panic!("unknown option {other}"),
             }
@@ -83,6 +84,7 @@ struct Backend {
     name: String,
     provider: Arc<dyn Provider>,
     spec: Spec,
+    command: Command,
     /// Whose processor time and memory are its too.
     daemons: Daemons,
 }
@@ -96,9 +98,10 @@ impl Backend {
                 daemons = Daemons::find();
                 Arc::new(Docker::connect(docker::Settings { toolbox_path, ..Default::default() }).await.expect("a Docker daemon"))
             }
-            "native" => {
+            "native" | "native-memory" => {
+                let upper = if name == "native" { Upper::Auto } else { Upper::Memory };
                 let images = images::Settings { dir: arguments.store.clone(), ..Default::default() };
-                let settings = native::Settings { toolbox_path, upper: arguments.upper, ..Default::default() };
+                let settings = native::Settings { toolbox_path, upper, ..Default::default() };
                 let native = Native::start_up(settings, images).await.unwrap_or_else(|failure| panic!("{failure}"));
                 if !native.has(&arguments.image).expect("an image store") {
                     import(arguments);
@@ -106,7 +109,7 @@ impl Backend {
                 Arc::new(native)
             }
             "local" => Arc::new(Local::new(local::Settings { toolbox_path, ..Default::default() })),
-            other => panic!("no backend {other}: docker, native, local"),
+            other => panic!("no backend {other}: docker, native, native-memory, local"),
         };
         let spec = Spec {
             run: format!("bench-{}", std::process::id()),
@@ -116,14 +119,23 @@ impl Backend {
             workdir: "/".to_owned(),
             limits: Limits::default(),
         };
-        Backend { name: name.to_owned(), provider, spec, daemons }
+        Backend { name: name.to_owned(), provider, spec, command: arguments.command.clone(), daemons }
     }
 
     /// Until its first result.
     async fn start(&self) -> Box<dyn Sandbox> {
         let sandbox = self.provider.start(&self.spec).await.unwrap_or_else(|failure| panic!("{}: {failure}", self.name));
-        answer(&*sandbox).await;
+        self.answer(&*sandbox).await;
         sandbox
+    }
+
+    /// Has it run the command.
+    async fn answer(&self, sandbox: &dyn Sandbox) {
+        let what = self.command.clone();
+        let run = Run { what, session: false, cwd: None, env: Vec::new(), deadline_ms: 60_000, output_cap: 1 << 10, report_cap: 0 };
+        let (answer, output) = sandbox.toolbox().call(Op::Run(run), b"").await.expect("an answer");
+        let done = matches!(&answer, Answer::Ran(ran) if ran.end == End::Exited(0));
+        assert!(done, "{answer:?}: {}", String::from_utf8_lossy(&output));
     }
 
     async fn hold(&self, count: usize) -> Vec<Box<dyn Sandbox>> {
@@ -273,7 +285,7 @@ async fn alive(backends: &[Backend], count: usize) -> serde_json::Value {
         let sandboxes = backend.hold(count).await;
         let started = begun.elapsed().as_secs_f64();
         let asked = Instant::now();
-        futures_util::stream::iter(&sandboxes).map(|sandbox| answer(&**sandbox)).buffer_unordered(64).collect::<Vec<()>>().await;
+        futures_util::stream::iter(&sandboxes).map(|sandbox| backend.answer(&**sandbox)).buffer_unordered(64).collect::<Vec<()>>().await;
         let answered = asked.elapsed().as_secs_f64();
         tokio::time::sleep(Duration::from_secs(12)).await;
         let [pss, kernel, available] = backend.memory().since(&before, count);
@@ -293,14 +305,6 @@ async fn alive(backends: &[Backend], count: usize) -> serde_json::Value {
 async fn end(sandboxes: Vec<Box<dyn Sandbox>>) {
     let ended = futures_util::stream::iter(sandboxes).map(Sandbox::destroy).buffer_unordered(TOGETHER);
     ended.for_each(|ended| async { ended.expect("an end") }).await;
-}
-
-/// Has it run a program.
-async fn answer(sandbox: &dyn Sandbox) {
-    let what = Command::Exec(vec!["true".to_owned()]);
-    let run = Run { what, session: false, cwd: None, env: Vec::new(), deadline_ms: 60_000, output_cap: 1 << 10, report_cap: 0 };
-    let (answer, _) = sandbox.toolbox().call(Op::Run(run), b"").await.expect("an answer");
-    assert!(matches!(answer, Answer::Ran(ran) if ran.end == End::Exited(0)));
 }
 
 /// From the Docker daemon into the store.
