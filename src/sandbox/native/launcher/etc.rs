@@ -22,9 +22,9 @@ pub fn write_users(root: impl AsFd, owner: u32) -> io::Result<()> {
 }
 
 fn put(root: impl AsFd, path: &str, text: &str, owner: u32) -> io::Result<()> {
-    // A fifo would keep a writer waiting.
+    // A fifo would keep a writer waiting, and a link may lead to the files of the kernel.
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = openat2(root, path, flags, Mode::from_raw_mode(0o644), ResolveFlags::IN_ROOT)?;
+    let file = openat2(root, path, flags, Mode::from_raw_mode(0o644), ResolveFlags::IN_ROOT | ResolveFlags::NO_XDEV)?;
     if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
         return Err(io::Error::other("no regular file"));
     }

@@ -268,14 +268,12 @@ impl Launcher {
         let code = status.as_ref().map_or(-1, code);
         let for_memory = making.group.oom_kills() > 0 && making.memory.as_ref().is_some_and(Watch::is_recent);
         let oom = !making.killed && code == i64::from(128 + Signal::KILL.as_raw()) && for_memory;
-        let removed = making.group.remove();
+        // What is left of it is swept.
+        let _ = making.group.remove();
         match making.why {
             Some((why, no_space)) => self.failed(id, why, no_space),
             None if !making.made => self.failed(id, format!("it died while it was made, with code {code}"), false),
-            None => {
-                let _ = removed;
-                self.tell(&News::Ended { id, code, oom })
-            }
+            None => self.tell(&News::Ended { id, code, oom }),
         }
     }
 
