@@ -33,6 +33,7 @@ pub mod endpoint;
 pub mod engine;
 pub mod export;
 pub mod grading;
+mod http;
 pub mod images;
 pub mod linux;
 pub mod reporter;

@@ -3,18 +3,19 @@
 use std::{fs, path::Path};
 
 /// A room (a path prefix below `src/`) and the modules of ours that it may name.
-const RULES: [(&str, &[&str]); 21] = [
+const RULES: [(&str, &[&str]); 22] = [
     ("domain/", &[]),
     ("scheduler/", &["domain", "scheduler"]),
     ("agent/machine.rs", &["domain"]),
     ("agent/history.rs", &["domain"]),
     ("agent/prompt.rs", &["domain", "tools"]),
     ("agent/runner.rs", &["agent", "domain", "endpoint", "sandbox", "toolbox", "tools"]),
-    ("endpoint/", &["domain", "endpoint"]),
+    ("http.rs", &[]),
+    ("endpoint/", &["domain", "endpoint", "http"]),
     ("tools/", &["domain", "toolbox", "tools"]),
     ("toolbox/", &["toolbox"]),
     ("linux.rs", &[]),
-    ("images/", &["domain", "images", "linux"]),
+    ("images/", &["domain", "http", "images", "linux"]),
     ("sandbox/", &["domain", "images", "linux", "sandbox", "toolbox"]),
     ("grading/", &["domain", "grading", "sandbox", "toolbox"]),
     ("store/", &["domain", "store"]),

@@ -330,7 +330,7 @@ fn without_a_daemon_empty_patches_have_their_verdict_and_others_begin_nothing() 
     let grade = |predictions: &Path, out: &str| {
         let mut command = sweroll();
         command.args(["grade", "--instances"]).arg(field.path("instances.jsonl")).arg("--predictions").arg(predictions);
-        command.arg("--out").arg(field.path(out)).env("DOCKER_HOST", "unix:///nowhere/docker.sock");
+        command.args(["--sandbox", "docker", "--out"]).arg(field.path(out)).env("DOCKER_HOST", "unix:///nowhere/docker.sock");
         command
     };
     expect(&mut grade(&field.lines("p.jsonl", &[prediction("one", "m", " \n")]), "empty"), 0);

@@ -2,13 +2,14 @@
 
 use crate::domain::{Failure, Kind};
 use crate::endpoint::settings::{Secret, Settings, variable};
+use crate::http::{chain, is_loopback};
 use bytes::{Bytes, BytesMut};
 use reqwest::{
     Client, RequestBuilder, Response, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
     redirect,
 };
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 #[derive(Debug, Clone)]
@@ -157,18 +158,6 @@ pub fn headers(
         secrets.extend(secret);
     }
     Ok((headers, secrets))
-}
-
-fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
-}
-
-/// An error with its causes: the outermost alone seldom says what happened.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(error.source(), |e| e.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 #[cfg(test)]

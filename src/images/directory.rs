@@ -1,7 +1,7 @@
 //! A plain root directory as an image of one layer. The same tree gives the same image, wherever and whenever it is taken.
 
 use super::files::broken;
-use super::{ImageError, Offer, digest, layout};
+use super::{ImageError, Offer, digest};
 use rustix::fs::{fgetxattr, flistxattr};
 use serde_json::json;
 use std::collections::HashMap;
@@ -34,7 +34,7 @@ pub fn offer(root: &Path, process: &Process) -> Result<Offer, ImageError> {
     let mut archive = digest::Digesting::new(open(root).map_err(|error| unreadable(root, &error))?);
     io::copy(&mut archive, &mut io::sink()).map_err(|error| unreadable(root, &error))?;
     let config = json!({
-        "architecture": layout::architecture(),
+        "architecture": super::architecture(),
         "os": "linux",
         "config": { "Env": process.env, "User": process.user },
         "rootfs": { "type": "layers", "diff_ids": [archive.finish()] },

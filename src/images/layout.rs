@@ -56,7 +56,7 @@ pub fn images(files: &dyn Files) -> Result<Vec<Found>, ImageError> {
     let mut found = Vec::new();
     collect(files, &index, &[], DEPTH_MAX, &mut found)?;
     if found.is_empty() {
-        return Err(broken(format!("index.json names no image for linux/{}", architecture())));
+        return Err(broken(format!("index.json names no image for linux/{}", super::architecture())));
     }
     Ok(found)
 }
@@ -95,7 +95,7 @@ impl Descriptor {
         let image = self.is_index() || self.media_type.is_empty() || self.media_type.contains("manifest");
         let ours = |platform: &Platform| {
             (platform.os.is_empty() || platform.os == "linux")
-                && (platform.architecture.is_empty() || platform.architecture == architecture())
+                && (platform.architecture.is_empty() || platform.architecture == super::architecture())
         };
         image && self.platform.as_ref().is_none_or(ours)
     }
@@ -116,16 +116,5 @@ impl Descriptor {
         let blob = bytes(files, &self.path()?)?;
         let is = digest::of(&blob);
         if is == self.digest { Ok(blob) } else { Err(broken(format!("the blob {} has the digest {is}", self.digest))) }
-    }
-}
-
-/// As images name it.
-pub fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        "powerpc64" => "ppc64le",
-        other => other,
     }
 }

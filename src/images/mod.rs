@@ -59,6 +59,19 @@ impl Default for Settings {
     }
 }
 
+/// This machine's architecture in Go's words, which images use.
+#[must_use]
+pub fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        "powerpc64" => "ppc64le",
+        "loongarch64" => "loong64",
+        other => other,
+    }
+}
+
 /// What went wrong with an image: where, and the mend.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]

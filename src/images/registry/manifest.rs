@@ -63,19 +63,6 @@ pub struct Config {
     pub diff_ids: Vec<String>,
 }
 
-/// This machine's architecture in Go's words, which images use.
-#[must_use]
-pub fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        "powerpc64" => "ppc64le",
-        "loongarch64" => "loong64",
-        other => other,
-    }
-}
-
 impl Document {
     /// Reads what came as `content_type`, for the Linux machine of that architecture.
     ///

@@ -98,7 +98,7 @@ impl Registries {
         reference: &Reference,
         is_last: bool,
     ) -> Result<(Offer, Vec<String>, Vec<Descriptor>), Trouble> {
-        let architecture = manifest::architecture();
+        let architecture = crate::images::architecture();
         let (mut content_type, mut body) = self.manifest(source, reference.version(), is_last).await?;
         let top = reference.digest.clone().unwrap_or_else(|| digest::of(&body));
         for _ in 0..MAX_DEPTH {
