@@ -116,7 +116,10 @@ pub fn sweep(parent: &Path) -> io::Result<usize> {
 }
 
 /// 16 hexadecimal digits from the kernel.
-fn unguessable() -> io::Result<String> {
+///
+/// # Errors
+/// What the kernel says.
+pub fn unguessable() -> io::Result<String> {
     let mut bytes = [0; 8];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(format!("{:016x}", u64::from_ne_bytes(bytes)))

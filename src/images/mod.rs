@@ -22,7 +22,7 @@ pub mod ids;
 mod image;
 pub mod keep;
 pub mod layout;
-mod lock;
+pub mod lock;
 mod members;
 pub mod pull;
 pub mod registry;

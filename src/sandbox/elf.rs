@@ -18,16 +18,6 @@ const MACHINES: [(u16, &str); 3] = [(62, "amd64"), (183, "arm64"), (243, "riscv6
 const EXECUTABLE: [u16; 2] = [2, 3];
 const PT_INTERP: u32 = 3;
 
-/// Docker's name of the architecture this engine was compiled for.
-#[must_use]
-pub fn own_architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
 /// The architecture, in Docker's spelling, of a static program.
 ///
 /// # Errors
@@ -103,6 +93,6 @@ mod tests {
     #[test]
     fn this_very_program_is_fit() {
         let own = std::fs::read("/proc/self/exe").unwrap();
-        assert_eq!(static_architecture(&own), Ok(own_architecture()));
+        assert_eq!(static_architecture(&own), Ok(crate::images::architecture()));
     }
 }

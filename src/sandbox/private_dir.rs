@@ -1,9 +1,10 @@
 //! A directory that only this engine uses, locked for as long as the engine lives, so that another can tell a stale one.
 
 use crate::domain::{Failure, Kind};
-use rustix::fs::{FlockOperation, StatVfsMountFlags, flock, statvfs};
+use crate::images::lock::{try_exclusive, unguessable};
+use rustix::fs::{StatVfsMountFlags, statvfs};
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -49,7 +50,7 @@ impl PrivateDir {
         for _ in 0..TRIES {
             let path = base.join(format!("{PREFIX}{}", unguessable()?));
             DirBuilder::new().mode(0o700).create(&path)?;
-            if let Some(lock) = lock(&path)? {
+            if let Some(lock) = try_exclusive(&path)? {
                 return Ok(PrivateDir { path, _lock: lock });
             }
         }
@@ -70,27 +71,12 @@ pub fn sweep(base: Option<&Path>, before: impl Fn(&Path)) -> usize {
     for entry in bases(base).iter().filter_map(|base| fs::read_dir(base).ok()).flatten().flatten() {
         let ours = entry.file_name().to_string_lossy().starts_with(PREFIX)
             && fs::symlink_metadata(entry.path()).is_ok_and(|found| found.is_dir() && found.uid() == uid);
-        if ours && let Ok(Some(_lock)) = lock(&entry.path()) {
+        if ours && let Ok(Some(_lock)) = try_exclusive(&entry.path()) {
             before(&entry.path());
             removed += usize::from(fs::remove_dir_all(entry.path()).is_ok());
         }
     }
     removed
-}
-
-/// None when another engine holds it, or removed it before it was locked.
-fn lock(path: &Path) -> io::Result<Option<File>> {
-    let dir = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
-    match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    }
-    let still_there = fs::symlink_metadata(path).is_ok_and(|found| dir.metadata().is_ok_and(|held| held.ino() == found.ino()));
-    Ok(still_there.then_some(dir))
 }
 
 fn bases(chosen: Option<&Path>) -> Vec<PathBuf> {
@@ -114,13 +100,6 @@ fn usable(base: &Path) -> io::Result<()> {
         return Err(io::Error::other("it is mounted noexec"));
     }
     Ok(())
-}
-
-/// 16 hexadecimal digits from the kernel.
-fn unguessable() -> io::Result<String> {
-    let mut bytes = [0; 8];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(format!("{:016x}", u64::from_ne_bytes(bytes)))
 }
 
 #[cfg(test)]

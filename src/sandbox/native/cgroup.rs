@@ -20,7 +20,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
-use rustix::process::{Pid, Resource};
+use rustix::process::Resource;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -213,15 +213,6 @@ pub struct Group {
 }
 
 impl Group {
-    /// Moves a process of one thread in, before it has children.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn add(&self, pid: Pid) -> io::Result<()> {
-        let pid = pid.as_raw_pid().to_string();
-        self.dirs.iter().try_for_each(|dir| write(dir, "cgroup.procs", &pid))
-    }
-
     /// Moves this process of one thread in. Version 1 takes a thread that moves itself without waiting for all processors, which
     /// takes 10 ms of whoever moves another's.
     ///

@@ -31,6 +31,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 /// How long after its stream broke a sandbox may still run before it counts as alive.
 const DYING: Duration = Duration::from_secs(5);
+/// How long the launcher's word on a failed start may lag behind the end of the stream.
+const TOLD: Duration = Duration::from_millis(500);
 /// Number of the next sandbox. Control groups are told apart by it, and those of all providers of an engine lie side by side.
 static NEXT: AtomicU64 = AtomicU64::new(1);
 /// Where scratch directories are made; not the runtime directory, which is small and in memory.
@@ -176,24 +178,22 @@ impl Inner {
         let mut state = lease.state.clone();
         let met = tokio::select! {
             met = Toolbox::connect_with(ours, patience, spec.limits.toolbox) => met.map_err(|error| failed(&error)),
-            state = state.wait_for(|state| *state != State::Wanted) => Err(match state.as_deref() {
-                Ok(State::Failed { message, no_space: true }) => Failure::new(Kind::NoSpace, failed(message).message),
-                Ok(State::Failed { message, .. }) => failed(message),
-                Ok(State::Ended { code: Some(code), .. }) => failed(&format!("its toolbox ended with code {code} before it greeted")),
-                _ => failed(&"their launcher is gone"),
-            }),
+            _ = state.wait_for(|state| *state != State::Wanted) => Err(failed(&"their launcher is gone")),
         };
         let toolbox = match met {
             Ok(toolbox) => toolbox,
             // What it failed by is known better by the launcher.
-            Err(failure) => match timeout(Duration::from_millis(500), state.wait_for(|state| *state != State::Wanted)).await {
-                Ok(Ok(state)) => match &*state {
-                    State::Failed { message, no_space: false } => return Err(failed(message)),
-                    State::Failed { message, .. } => return Err(Failure::new(Kind::NoSpace, failed(message).message)),
-                    _ => return Err(failure),
-                },
-                _ => return Err(failure),
-            },
+            Err(failure) => {
+                let told = timeout(TOLD, state.wait_for(|state| *state != State::Wanted)).await;
+                return Err(match told.as_ref().map(|state| state.as_deref()) {
+                    Ok(Ok(State::Failed { message, no_space: true })) => Failure::new(Kind::NoSpace, failed(message).message),
+                    Ok(Ok(State::Failed { message, .. })) => failed(message),
+                    Ok(Ok(State::Ended { code: Some(code), .. })) => {
+                        failed(&format!("its toolbox ended with code {code} before it greeted"))
+                    }
+                    _ => failure,
+                });
+            }
         };
         let sandbox = NativeSandbox { lease, toolbox, workdir: spec.workdir.clone(), image };
         let checked =

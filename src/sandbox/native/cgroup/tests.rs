@@ -1,9 +1,18 @@
 use super::host::{Controller, Version};
 use super::*;
 use crate::sandbox::owner::{Owner, Process};
+use rustix::process::Pid;
 use std::collections::HashMap;
 use std::fs;
 use std::process::{Child, Command, Stdio};
+
+impl Group {
+    /// Moves a process of one thread in.
+    fn add(&self, pid: Pid) -> io::Result<()> {
+        let pid = pid.as_raw_pid().to_string();
+        self.dirs.iter().try_for_each(|dir| write(dir, "cgroup.procs", &pid))
+    }
+}
 
 fn limits(memory: u64, pids: u32, cpus: f64) -> Limits {
     Limits { memory, pids, cpus, ..Limits::default() }

@@ -90,7 +90,8 @@ pub fn directories(mode: u32, owner: u32) -> io::Result<(PathBuf, PathBuf)> {
 /// that are made when they are first needed, so that it holds some 100 KB.
 fn template(setup: &Setup) -> io::Result<Uppers> {
     let template = setup.scratch.join("template.upper");
-    let file = File::create_new(&template)?;
+    // A launcher that died may have left one.
+    let file = File::options().read(true).write(true).create(true).truncate(true).open(&template)?;
     ftruncate(&file, setup.upper_bytes)?;
     // More than one for each block would leave none for what is in them.
     let inodes = setup.upper_files.min(setup.upper_bytes / BLOCK).to_string();
