@@ -54,6 +54,7 @@ async fn a_dead_engines_frozen_container_is_swept() {
     client().pause_container(&id).await.unwrap();
     engine.kill().unwrap();
     engine.wait().unwrap();
-    assert!(docker.sweep("test-of-no-one").await.unwrap() >= 1);
-    assert!(containers(&run).await.is_empty());
+    // Any run's sweep may be the one that takes it, also that of another test.
+    docker.sweep("test-of-no-one").await.unwrap();
+    assert!(gone_within(&run, Duration::from_secs(60)).await);
 }
