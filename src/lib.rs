@@ -26,6 +26,7 @@
 //! Direction: [`domain`] <- pure cores <- adapters <- [`engine`] <- [`cli`]; `tests/architecture.rs` holds it.
 
 pub mod agent;
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod domain;

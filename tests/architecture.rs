@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 /// A room (a path prefix below `src/`) and the modules of ours that it may name.
-const RULES: [(&str, &[&str]); 22] = [
+const RULES: [(&str, &[&str]); 23] = [
     ("domain/", &[]),
     ("scheduler/", &["domain", "scheduler"]),
     ("agent/machine.rs", &["domain"]),
@@ -42,7 +42,42 @@ const RULES: [(&str, &[&str]); 22] = [
             "tools",
         ],
     ),
-    ("cli/", &["cli", "config", "domain", "endpoint", "engine", "export", "images", "reporter", "scheduler", "store", "tokens", "tools"]),
+    (
+        "bench/",
+        &[
+            "agent",
+            "bench",
+            "config",
+            "domain",
+            "endpoint",
+            "engine",
+            "images",
+            "reporter",
+            "sandbox",
+            "scheduler",
+            "store",
+            "tokens",
+            "toolbox",
+        ],
+    ),
+    (
+        "cli/",
+        &[
+            "bench",
+            "cli",
+            "config",
+            "domain",
+            "endpoint",
+            "engine",
+            "export",
+            "images",
+            "reporter",
+            "scheduler",
+            "store",
+            "tokens",
+            "tools",
+        ],
+    ),
     ("", &[]),
 ];
 

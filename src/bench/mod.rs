@@ -1,0 +1,1 @@
+//! What `sweroll bench` measures and simulates.
