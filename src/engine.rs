@@ -18,7 +18,7 @@ use crate::{
     },
     endpoint::{Limiter, ModelClient, OpenAi},
     grading,
-    sandbox::{Auto, Docker, Local, Native, Provider},
+    sandbox::{Auto, Docker, Local, Native, Provider, bases::Bases},
     scheduler::{
         core::Core,
         driver::{self, End, Stop},
@@ -139,6 +139,7 @@ pub async fn run(
         drafts: Mutex::default(),
         runners: grading::Runners::default(),
         flaky: Flaky::frozen(store.dir()).map_err(|e| e.failure())?,
+        bases: Bases::new(Arc::clone(&provider), settings.sandbox.prepare.clone()),
         provider: Arc::clone(&provider),
         store,
         settings,
