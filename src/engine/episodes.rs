@@ -154,7 +154,7 @@ impl Engine {
         let instance = self.instance(&id.episode.instance).await?;
         let (sandbox, prepared) = self.bases.start(&self.spec(id, Purpose::Agent, &instance), &instance).await?;
         let head = Begun { base_tree: prepared.base_tree, ..head };
-        let transcript = self.converse(&*sandbox, &instance, head, admitted).await;
+        let transcript = self.converse(&*sandbox, instance, head, admitted).await;
         if let Err(failure) = sandbox.destroy().await {
             tracing::warn!(%id, %failure, "a sandbox may be left; it is swept at the end of the run");
         }
@@ -164,13 +164,15 @@ impl Engine {
         failure.map_or(Ok(()), Err)
     }
 
-    async fn converse(&self, sandbox: &dyn Sandbox, instance: &Instance, head: Begun, admitted: Instant) -> Result<Transcript, Failure> {
-        grading::probe(sandbox, instance, &self.runners).await?;
+    async fn converse(&self, sandbox: &dyn Sandbox, instance: Instance, head: Begun, admitted: Instant) -> Result<Transcript, Failure> {
+        grading::probe(sandbox, &instance, &self.runners).await?;
         let messages = self
             .shared
             .scaffold
-            .render(instance, sandbox.workdir())
+            .render(&instance, sandbox.workdir())
             .map_err(|e| Failure::new(Kind::RunDir, format!("the prompt of {} cannot be rendered: {e}", instance.instance_id)))?;
+        // Its tests and patches may be long, and the episode lives for hours.
+        drop(instance);
         let setup_ms = admitted.elapsed().as_millis() as u64;
         (self.emit)(EventKind::AgentStarted { id: head.id.clone(), setup_ms }).await;
         let image_digest = sandbox.image_digest().to_owned();
@@ -204,12 +206,12 @@ impl Engine {
             // A panic took the transcript with it, or there was none yet: the spool has what was paid for.
             None => {
                 let entries = self.store.recover(id).map_err(|e| e.failure())?;
-                Transcript::replay(entries).unwrap_or_else(|| Transcript::new(self.head(id)))
+                Transcript::replay(entries).unwrap_or_else(|| Transcript::new(&self.head(id)))
             }
         };
         let instance = self.instance(&id.episode.instance).await?;
         if let Some(grade) = &mut grade {
-            let commands = commands(&self.shared.scaffold.toolset, &transcript.messages);
+            let commands = commands(&self.shared.scaffold.toolset, transcript.conversation.replied());
             grade.suspect.extend(grading::suspicion::of_trajectory(&instance, commands.iter().map(String::as_str)));
         }
         let plan = &self.store.dir().info().plan;
