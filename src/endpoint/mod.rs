@@ -8,6 +8,7 @@ pub mod openai;
 pub mod price;
 pub mod retry;
 pub mod settings;
+pub mod share;
 mod transport;
 mod wire;
 

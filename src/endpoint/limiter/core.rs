@@ -146,8 +146,8 @@ impl Core {
         Start::Go { began: now }
     }
 
-    /// Of a request that started at `began` with `estimate`.
-    pub fn finish(&mut self, began: Duration, estimate: u64, end: End, now: Duration) {
+    /// Of a request that started at `began` with `estimate`. The tokens that it is charged with.
+    pub fn finish(&mut self, began: Duration, estimate: u64, end: End, now: Duration) -> u64 {
         let tells = Some(began) > self.cut_at;
         let used = match end {
             End::Done { tokens } => {
@@ -174,6 +174,7 @@ impl Core {
         };
         self.in_flight = self.in_flight.saturating_sub(1);
         self.tokens.correct(estimate, used);
+        used
     }
 
     fn praise(&mut self, began: Duration) {
@@ -239,7 +240,7 @@ mod tests {
         let round = |core: &mut Core, now: Duration, end: End| {
             let began: Vec<_> = (0..limit(core)).map(|_| go(core, now)).collect();
             assert_eq!(core.try_start(0, now), Start::Full);
-            began.into_iter().for_each(|began| core.finish(began, 0, end, now));
+            began.into_iter().for_each(|began| _ = core.finish(began, 0, end, now));
             limit(core)
         };
         let done = End::Done { tokens: 0 };
