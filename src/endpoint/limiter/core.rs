@@ -105,6 +105,8 @@ pub struct Core {
     refused: f64,
     /// Good replies to come before growth goes on.
     awaited: f64,
+    /// What good replies took lately, seconds.
+    takes: f64,
     /// When the limit was last reached.
     pressed: Option<Duration>,
     counts: Snapshot,
@@ -123,6 +125,7 @@ impl Core {
             cut_at: None,
             refused: 0.0,
             awaited: 0.0,
+            takes: 0.0,
             pressed: None,
             counts: Snapshot::default(),
         }
@@ -151,6 +154,8 @@ impl Core {
         let tells = Some(began) > self.cut_at;
         let used = match end {
             End::Done { tokens } => {
+                let took = now.saturating_sub(began).as_secs_f64();
+                self.takes += (took - self.takes) / LAST;
                 if tells {
                     self.praise(began);
                 }
@@ -175,6 +180,15 @@ impl Core {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.tokens.correct(estimate, used);
         used
+    }
+
+    /// How long one more with this estimate would wait behind `ahead` like it, which all take as long as those before.
+    #[must_use]
+    pub fn wait(&self, ahead: usize, estimate: u64, now: Duration) -> Duration {
+        let line = ahead as u64 + 1;
+        let earned = self.paused_until.max(self.requests.earned(line)).max(self.tokens.earned(estimate.saturating_mul(line)));
+        let over = (f64::from(self.in_flight) + line as f64 - self.limit.floor()).max(0.0);
+        earned.saturating_sub(now).max(seconds(self.takes * over / self.limit))
     }
 
     fn praise(&mut self, began: Duration) {

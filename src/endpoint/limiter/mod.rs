@@ -87,6 +87,14 @@ impl Limiter {
         }
     }
 
+    /// How long one more request would have to wait, as far as can be told.
+    #[must_use]
+    pub fn wait(&self, estimate: u64) -> Duration {
+        let now = self.now();
+        let state = self.state();
+        state.core.wait(state.line.len(), estimate, now)
+    }
+
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let now = self.now();
