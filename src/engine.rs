@@ -18,7 +18,7 @@ use crate::{
     },
     endpoint::{Endpoints, ModelClient},
     grading,
-    sandbox::{Auto, Docker, Local, Native, Provider, bases::Bases},
+    sandbox::{Auto, Docker, Local, Native, Null, Provider, bases::Bases},
     scheduler::{
         core::Core,
         driver::{self, End, Stop},
@@ -72,6 +72,7 @@ async fn provider(settings: &Settings) -> Result<Arc<dyn Provider>, Failure> {
         }
         Backend::Docker => Arc::new(Docker::connect(settings.sandbox.docker.clone()).await?),
         Backend::Local => Arc::new(Local::new(settings.sandbox.local.clone())),
+        Backend::Null => Arc::new(Null::new(settings.sandbox.null)),
     })
 }
 
