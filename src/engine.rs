@@ -18,7 +18,7 @@ use crate::{
     },
     endpoint::{Limiter, ModelClient, OpenAi},
     grading,
-    sandbox::{Auto, Docker, Local, Native, Provider},
+    sandbox::{Auto, Docker, Local, Native, Null, Provider},
     scheduler::{
         core::Core,
         driver::{self, End, Stop},
@@ -73,6 +73,7 @@ async fn provider(settings: &Settings) -> Result<Arc<dyn Provider>, Failure> {
         }
         Backend::Docker => Arc::new(Docker::connect(settings.sandbox.docker.clone()).await?),
         Backend::Local => Arc::new(Local::new(settings.sandbox.local.clone())),
+        Backend::Null => Arc::new(Null::new(settings.sandbox.null)),
     })
 }
 

@@ -54,6 +54,8 @@ pub enum Backend {
     Native,
     /// Plain processes, which isolate nothing.
     Local,
+    /// Nothing at all: every call is answered by made-up output, so that the engine's own cost can be measured.
+    Null,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -65,6 +67,7 @@ pub struct Sandbox {
     pub docker: sandbox::docker::Settings,
     pub native: sandbox::native::Settings,
     pub local: sandbox::local::Settings,
+    pub null: sandbox::null::Settings,
 }
 
 impl Settings {
@@ -117,6 +120,7 @@ pub const MAY_DIFFER: &[&str] = &[
     "sandbox.docker",
     "sandbox.native",
     "sandbox.local",
+    "sandbox.null",
     "sandbox.limits.toolbox",
     "endpoint.url",
     "endpoint.api_key_env",

@@ -6,6 +6,7 @@ pub mod docker;
 pub mod elf;
 pub mod local;
 pub mod native;
+pub mod null;
 mod owner;
 pub mod prepare;
 mod private_dir;
@@ -17,6 +18,7 @@ pub use auto::Auto;
 pub use docker::Docker;
 pub use local::Local;
 pub use native::Native;
+pub use null::Null;
 
 use crate::domain::{AttemptId, Failure};
 use crate::toolbox::client::{self, Toolbox};
@@ -94,6 +96,10 @@ pub trait Sandbox: Send + Sync + 'static {
     fn workdir(&self) -> &str;
     /// Digest of the image's content, empty where there is none.
     fn image_digest(&self) -> &str;
+    /// Nothing is in it, so that there is no base to be brought to and no runner to be found.
+    fn is_null(&self) -> bool {
+        false
+    }
     /// What the backend says happened to it, asked when its stream broke.
     fn fate(&self) -> BoxFuture<'_, Fate>;
     /// Kills at once, and returns once the backend says that it is dead.
