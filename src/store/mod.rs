@@ -227,18 +227,20 @@ impl Store {
         stream: Stream,
         regrade_of: Option<Attempt>,
     ) -> Result<Location, StoreError> {
-        let outcome = fit(outcome);
-        let record = if trajectory.cost_usd.is_finite() {
-            json_line(trajectory)
-        } else {
-            json_line(&Trajectory { cost_usd: outcome.cost_usd, ..trajectory.clone() })
-        };
-        let (bytes, limit) = (record.len() as u64, self.settings.max_record_bytes);
-        if bytes > limit {
-            return Err(StoreError::TooLarge { what: format!("the record of {}", trajectory.trajectory_id), bytes, limit });
-        }
-        let (id, loss_tokens) = (trajectory.trajectory_id.clone(), trajectory.num_loss_tokens);
-        self.ask(|answer| Job::Commit(Commit { id, record, stream, outcome, loss_tokens, regrade_of, answer })).await
+        self.write(Record::new(trajectory, outcome, stream, self.settings.max_record_bytes)?, regrade_of).await
+    }
+
+    /// As [`Self::commit`], of a record that was made elsewhere.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub async fn commit_record(&self, record: Record) -> Result<Location, StoreError> {
+        self.write(record, None).await
+    }
+
+    async fn write(&self, record: Record, regrade_of: Option<Attempt>) -> Result<Location, StoreError> {
+        let Record { id, line, stream, outcome, loss_tokens } = record;
+        self.ask(|answer| Job::Commit(Commit { id, record: line, stream, outcome, loss_tokens, regrade_of, answer })).await
     }
 
     /// Journals that the attempt is about to use what costs time or money.
@@ -358,6 +360,33 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         self.join();
+    }
+}
+
+/// A trajectory as its line of a shard, with what the journal says of it. Made on any thread.
+pub struct Record {
+    id: AttemptId,
+    line: Vec<u8>,
+    stream: Stream,
+    outcome: Outcome,
+    loss_tokens: i64,
+}
+
+impl Record {
+    /// # Errors
+    /// Where the line is longer than `max_bytes` ([`Settings::max_record_bytes`]).
+    pub fn new(trajectory: &Trajectory, outcome: Outcome, stream: Stream, max_bytes: u64) -> Result<Self, StoreError> {
+        let outcome = fit(outcome);
+        let line = if trajectory.cost_usd.is_finite() {
+            json_line(trajectory)
+        } else {
+            json_line(&Trajectory { cost_usd: outcome.cost_usd, ..trajectory.clone() })
+        };
+        let (bytes, limit) = (line.len() as u64, max_bytes);
+        if bytes > limit {
+            return Err(StoreError::TooLarge { what: format!("the record of {}", trajectory.trajectory_id), bytes, limit });
+        }
+        Ok(Record { id: trajectory.trajectory_id.clone(), line, stream, outcome, loss_tokens: trajectory.num_loss_tokens })
     }
 }
 
