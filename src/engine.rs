@@ -28,7 +28,7 @@ use crate::{
 };
 use episodes::Engine;
 use std::sync::{Arc, Mutex};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 /// What a run came to.
 #[derive(Debug)]
@@ -145,6 +145,7 @@ pub async fn run(
         settings,
         shared,
         emit,
+        recording: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
     });
     let todo = engine.todo(only).await?;
     let quarantined = engine.store.with_state(|state| state.quarantined().clone());
