@@ -3,6 +3,7 @@
 
 use crate::endpoint::{
     limiter::{Bucket, Core, End, Limits, Start},
+    pool::{self, Member, Pool},
     retry::{Policy, Spent, Step, Verdict},
     server::{
         Rng,
@@ -44,7 +45,7 @@ pub struct Process {
 /// Which replica gets the next request of an episode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
-    /// The same for all its turns.
+    /// As the run's own pool has it: the same for all its turns, where that costs no long wait.
     Affinity,
     Random,
 }
@@ -154,6 +155,12 @@ struct Gate {
     wakes: Option<Duration>,
 }
 
+impl Gate {
+    fn wait(&self, estimate: u64, now: Duration) -> Duration {
+        self.core.wait(self.line.len(), estimate, now)
+    }
+}
+
 struct Replica {
     rate: Rate,
     queue: Option<Queue>,
@@ -169,6 +176,7 @@ struct World<'a> {
     episodes: Vec<Episode>,
     conversations: u64,
     gates: Vec<Gate>,
+    pools: Vec<Pool>,
     ledger: Option<(Bucket, Bucket)>,
     replicas: Vec<Replica>,
     outcome: Outcome,
@@ -190,6 +198,7 @@ pub fn simulate(setup: &Setup) -> Outcome {
 impl<'a> World<'a> {
     fn new(setup: &'a Setup) -> Self {
         let gate = |process: &Process| Gate { core: Core::new(process.limits), line: VecDeque::new(), wakes: None };
+        let members = (0..setup.replicas).map(|n| Member { weight: 1.0, seed: n.into() });
         let mut world = World {
             setup,
             rng: Rng::new(setup.seed),
@@ -199,6 +208,7 @@ impl<'a> World<'a> {
             episodes: Vec::new(),
             conversations: 0,
             gates: setup.processes.iter().flat_map(|p| (0..setup.replicas).map(move |_| gate(p))).collect(),
+            pools: setup.processes.iter().map(|_| Pool::new(pool::Settings::default(), members.clone())).collect(),
             ledger: setup.ledger.map(|(requests, tokens)| (Bucket::new(requests), Bucket::new(tokens))),
             replicas: (0..setup.replicas).map(|_| Replica { rate: Rate::new(setup.door), queue: Queue::new(setup.service) }).collect(),
             outcome: Outcome { tallies: vec![Tally::default(); setup.processes.len()], seconds: Vec::new() },
@@ -265,11 +275,16 @@ impl<'a> World<'a> {
     fn wants(&mut self, which: u32) {
         let replicas = self.setup.replicas as usize;
         let episode = &self.episodes[which as usize];
+        let first = episode.process * replicas;
         let replica = match self.setup.choice {
-            Choice::Affinity => Rng::new(episode.conversation).below(replicas),
+            Choice::Affinity => {
+                let estimate = self.estimate(which);
+                let wait = |at: usize| self.gates[first + at].wait(estimate, self.now);
+                self.pools[episode.process].choose(episode.conversation, wait, None, self.now).member
+            }
             Choice::Random => self.rng.below(replicas),
         };
-        let gate = episode.process * replicas + replica;
+        let gate = first + replica;
         self.gates[gate].line.push_back(which);
         self.pump(gate);
     }

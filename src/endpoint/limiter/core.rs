@@ -316,7 +316,7 @@ mod tests {
         while limit(&core) < 44 {
             let began: Vec<_> = (0..limit(&core)).map(|_| go(&mut core, now)).collect();
             now += Duration::from_secs(6);
-            began.into_iter().for_each(|began| core.finish(began, 0, End::Done { tokens: 0 }, now));
+            began.into_iter().for_each(|began| _ = core.finish(began, 0, End::Done { tokens: 0 }, now));
             rounds += 1;
         }
         assert!(rounds <= 6, "{rounds} rounds");
