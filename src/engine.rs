@@ -1,6 +1,7 @@
 //! Composition root: the only place that names concrete adapters, and joins them with the pure cores.
 
 pub mod batch;
+mod budget;
 mod commands;
 mod episodes;
 mod open;
@@ -26,6 +27,7 @@ use crate::{
     store::{Flaky, Store, Summary},
     tokens::Counter,
 };
+use budget::{Budgeted, Purse};
 use episodes::Engine;
 use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
@@ -35,6 +37,8 @@ use tokio::sync::mpsc;
 pub struct Report {
     pub end: End,
     pub summary: Summary,
+    /// What was spent of the run's budget; empty where it has none.
+    pub budget: String,
 }
 
 /// What a run needs from outside, found to answer before anything is begun or written.
@@ -125,8 +129,9 @@ pub async fn run(
         tracing::info!(swept, "sandboxes of dead engines removed");
     }
     let scaffold = scaffold(&settings).map_err(|e| Failure::new(Kind::RunDir, e.to_string()))?;
+    let purse = Arc::new(Purse::new(settings.scheduler.budget(), settings.endpoint.prices));
     let shared = runner::Shared {
-        client: Arc::new(client) as Arc<dyn ModelClient>,
+        client: Arc::new(Budgeted::new(client, Arc::clone(&purse))) as Arc<dyn ModelClient>,
         scaffold: Arc::new(scaffold),
         limits: settings.agent.clone(),
         exclude: settings.sandbox.prepare.exclude.clone().into(),
@@ -143,26 +148,36 @@ pub async fn run(
         store,
         settings,
         shared,
+        purse,
         emit,
     });
+    if only.is_none() {
+        engine.reopen_waived().await?;
+    }
     let todo = engine.todo(only).await?;
-    let quarantined = engine.store.with_state(|state| state.quarantined().clone());
-    let core = Core::new(engine.settings.scheduler.clone(), todo, quarantined);
+    let (paid, attempts) = engine.paid();
+    engine.purse.paid_before(paid);
+    let (quarantined, resolved) = engine.store.with_state(|state| (state.quarantined().clone(), state.resolved()));
+    let core = Core::new(engine.settings.scheduler.clone(), todo, quarantined).with_resolved(resolved).with_spent(paid, attempts);
+    // What the core is told of images and disk comes by `tell`.
+    let (tell, told) = mpsc::channel(1024);
+    drop(tell);
     let watching = tokio::spawn(watch(limiter, Arc::clone(&engine.emit)));
-    let end = driver::drive(core, Arc::clone(&engine), stop).await;
+    let end = driver::drive(core, Arc::clone(&engine), stop, told).await;
     watching.abort();
     if let Err(failure) = provider.sweep(&run).await {
         tracing::warn!(%failure, "sandboxes may be left; the next run removes them");
     }
     let summary = engine.store.summary();
+    let budget = engine.purse.said();
     (engine.emit)(EventKind::RunEnded { committed: summary.episodes.committed, outstanding: summary.episodes.outstanding }).await;
     if let Some(engine) = Arc::into_inner(engine)
         && let Err(error) = engine.store.close().await
     {
         // All that was committed is durable; only derived files may be stale, and the next opening makes them anew.
-        return Ok(Report { end: End::Drained(error.to_string()), summary });
+        return Ok(Report { end: End::Drained(error.to_string()), summary, budget });
     }
-    Ok(Report { end, summary })
+    Ok(Report { end, summary, budget })
 }
 
 /// Tells when the endpoint's limit of requests in flight moved.

@@ -1,11 +1,11 @@
 //! What the scheduler has done for it: an episode's agent, its grading, its commit.
 
-use super::commands::commands;
+use super::{budget::Purse, commands::commands};
 use crate::{
     agent::runner::{self, Emit, Spool},
     config::Settings,
     domain::{
-        Attempt, AttemptId, Class, Disposition, EpisodeId, Failure, Grade, Instance, InstanceId, Kind, Trajectory, Transcript,
+        Attempt, AttemptId, Class, Disposition, EpisodeId, Failure, Grade, Instance, InstanceId, Kind, Trajectory, Transcript, Verdict,
         event::{EventKind, Outcome},
         trajectory::{Facts, UsageColumn},
         transcript::{Begun, Entry},
@@ -13,10 +13,11 @@ use crate::{
     grading,
     sandbox::{self, Provider, Purpose, Sandbox, prepare},
     scheduler::{
+        budget::Spend,
         core::{Action, Todo},
         driver::Work,
     },
-    store::{Flaky, SpoolWriter, Store, Stream, state},
+    store::{Flaky, SpoolWriter, State, Store, Stream, state},
     tokens::Counter,
 };
 use futures_util::future::BoxFuture;
@@ -38,6 +39,7 @@ pub(super) struct Engine {
     pub drafts: Mutex<HashMap<AttemptId, Draft>>,
     pub runners: grading::Runners,
     pub flaky: Flaky,
+    pub purse: Arc<Purse>,
     pub emit: Emit,
 }
 
@@ -87,6 +89,32 @@ impl Engine {
         }))
     }
 
+    /// What the run has paid for so far, in all its openings, and by how many attempts: what is committed, and what lies in drafts that
+    /// only lack their grade.
+    pub fn paid(&self) -> (Spend, u64) {
+        let totals = self.store.with_state(State::totals);
+        let tokens = totals.usage.prompt_tokens.saturating_add(totals.usage.completion_tokens);
+        let drafts = self.drafts.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = drafts.values().filter_map(|draft| draft.transcript.as_ref()).map(paid);
+        let spent = ended.fold(Spend { usd: totals.cost_usd, tokens }, |sum, spend| sum + spend);
+        (spent, totals.paid + drafts.len() as u64)
+    }
+
+    /// The waived episodes of instances that do not have enough resolved samples after all, as the settings now are, are wanted again.
+    pub async fn reopen_waived(&self) -> Result<(), Failure> {
+        let wanted = self.settings.scheduler.until_resolved;
+        let again: Vec<EpisodeId> = self.store.with_state(|state| {
+            let resolved = state.resolved();
+            let enough = |id: &EpisodeId| wanted > 0 && resolved.get(&id.instance).is_some_and(|n| *n >= wanted);
+            state.episodes().filter(|(id, episode)| episode.waived() && !enough(id)).map(|(id, _)| id).collect()
+        });
+        if again.is_empty() {
+            return Ok(());
+        }
+        let reason = format!("scheduler.until_resolved is {wanted} now");
+        self.store.reopen(again, &reason).await.map_err(|e| e.failure())
+    }
+
     fn put(&self, id: &AttemptId, draft: Draft) {
         self.drafts.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), draft);
     }
@@ -96,7 +124,7 @@ impl Engine {
     }
 
     /// Logs a failure and keeps it for the record.
-    fn note(&self, id: &AttemptId, stage: &str, result: Result<(), Failure>) -> Result<(), Failure> {
+    fn note<T>(&self, id: &AttemptId, stage: &str, result: Result<T, Failure>) -> Result<T, Failure> {
         if let Err(failure) = &result {
             tracing::warn!(%id, stage, kind = ?failure.kind, %failure, "failed");
             self.with_draft(id, |draft| draft.failure = Some(failure.clone()));
@@ -176,7 +204,7 @@ impl Engine {
         Ok(runner::run(&self.shared, sandbox, &mut spool, begun, admitted).await)
     }
 
-    async fn run_grade(&self, id: &AttemptId) -> Result<(), Failure> {
+    async fn run_grade(&self, id: &AttemptId) -> Result<bool, Failure> {
         (self.emit)(EventKind::GradeStarted { id: id.clone() }).await;
         let instance = self.instance(&id.episode.instance).await?;
         let (patch, regrades) = self.with_draft(id, |draft| {
@@ -188,8 +216,9 @@ impl Engine {
         let spec = self.spec(id, Purpose::Grade, &instance);
         let case = grading::Case { instance: &instance, diff: &patch, flaky: self.flaky.of(&instance.instance_id) };
         let grade = grading::grade(&*self.provider, &spec, &case, &self.settings.grading, &self.runners).await?;
+        let resolved = grade.verdict == Verdict::Resolved;
         self.with_draft(id, |draft| draft.grade = Some(Grade { regrades, ..grade }));
-        Ok(())
+        Ok(resolved)
     }
 
     /// Joins what is known of the attempt and makes it durable. On failure its spool stays.
@@ -265,6 +294,12 @@ pub(super) fn outcome(trajectory: &Trajectory, counts: bool) -> serde_json::Resu
     })
 }
 
+/// What the replies of a transcript cost.
+fn paid(transcript: &Transcript) -> Spend {
+    let usage = transcript.usage;
+    Spend { usd: transcript.cost_usd, tokens: usage.prompt_tokens.saturating_add(usage.completion_tokens) }
+}
+
 fn interrupted() -> Failure {
     Failure::new(Kind::Interrupted, "the engine stopped in the middle of this attempt; what it had paid for is kept here")
 }
@@ -290,7 +325,11 @@ impl Work for Engine {
         })
     }
 
-    fn grade(&self, id: AttemptId) -> BoxFuture<'_, Result<(), Failure>> {
+    fn spent(&self, id: &AttemptId) -> Spend {
+        self.with_draft(id, |draft| draft.transcript.as_ref().map_or_else(Spend::default, paid))
+    }
+
+    fn grade(&self, id: AttemptId) -> BoxFuture<'_, Result<bool, Failure>> {
         Box::pin(async move {
             let result = self.run_grade(&id).await;
             self.note(&id, "grading", result)
@@ -305,6 +344,16 @@ impl Work for Engine {
         Box::pin(async move {
             self.put(&id, Draft { failure: Some(failure), ..Draft::default() });
             self.commit_draft(&id, true).await
+        })
+    }
+
+    fn waive(&self, episodes: Vec<EpisodeId>) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async move {
+            let n = self.settings.scheduler.until_resolved;
+            let reason = format!("{n} samples of the instance are resolved (scheduler.until_resolved)");
+            self.store.waive(episodes.clone(), &reason).await.map_err(|e| e.failure())?;
+            (self.emit)(EventKind::Waived { episodes }).await;
+            Ok(())
         })
     }
 
@@ -327,6 +376,7 @@ impl Work for Engine {
                     tracing::warn!(%reason, "draining");
                     (self.emit)(EventKind::Draining { reason }).await;
                 }
+                Action::Held { reason } => (self.emit)(EventKind::Held { reason }).await,
                 Action::Abandon { id } => {
                     tracing::error!(%id, "left undecided; its spool stays, and the next opening of the run grades or commits it");
                     self.take(&id);
