@@ -89,12 +89,12 @@ impl Drop for Reserved<'_> {
 
 /// The endpoint, as long as the budget lasts.
 pub(super) struct Budgeted<C> {
-    client: C,
+    client: Arc<C>,
     purse: Arc<Purse>,
 }
 
 impl<C> Budgeted<C> {
-    pub fn new(client: C, purse: Arc<Purse>) -> Self {
+    pub fn new(client: Arc<C>, purse: Arc<Purse>) -> Self {
         Budgeted { client, purse }
     }
 }

@@ -3,5 +3,6 @@
 pub mod budget;
 pub mod core;
 pub mod driver;
+pub mod images;
 pub mod policy;
 mod queue;

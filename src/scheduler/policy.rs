@@ -1,6 +1,6 @@
 //! How much at once, how often again, how long between.
 
-use super::budget::Budget;
+use super::{budget::Budget, images};
 use crate::domain::{Disposition, Failure, Kind};
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,25 @@ pub struct Policy {
     pub budget_usd: f64,
     /// Tokens, prompts and replies together, in the same way; 0: no bound.
     pub budget_tokens: u64,
+    pub order: Order,
+    /// Of fetching images, where some of them are not there.
+    pub images: images::Settings,
+}
+
+/// In which order episodes are begun.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// All samples of an instance one after the other, the instances by their images' names, so that those that share layers are near.
+    Image,
+    /// All samples of an instance one after the other, the instances as in the dataset.
+    Instance,
+    /// Every instance's first sample, then every second one. Where images have to be fetched, the samples of an instance are begun
+    /// together all the same: each image is fetched once.
+    Sample,
+    /// `image` where images have to be fetched, else `sample`.
+    #[default]
+    Auto,
 }
 
 impl Default for Policy {
@@ -50,6 +69,8 @@ impl Default for Policy {
             until_resolved: 0,
             budget_usd: 0.0,
             budget_tokens: 0,
+            order: Order::Auto,
+            images: images::Settings::default(),
         }
     }
 }
