@@ -4,6 +4,7 @@ pub mod batch;
 mod budget;
 mod commands;
 mod episodes;
+mod images;
 mod open;
 pub mod regrade;
 pub mod validate;
@@ -29,7 +30,7 @@ use crate::{
 };
 use budget::{Budgeted, Purse};
 use episodes::Engine;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use tokio::sync::mpsc;
 
 /// What a run came to.
@@ -143,7 +144,8 @@ pub async fn run(
         drafts: Mutex::default(),
         runners: grading::Runners::default(),
         flaky: Flaky::frozen(store.dir()).map_err(|e| e.failure())?,
-        bases: Bases::new(Arc::clone(&provider), settings.sandbox.prepare.clone()),
+        bases: Arc::new(Bases::new(Arc::clone(&provider), settings.sandbox.prepare.clone())),
+        images: OnceLock::new(),
         provider: Arc::clone(&provider),
         store,
         settings,
@@ -154,14 +156,18 @@ pub async fn run(
     if only.is_none() {
         engine.reopen_waived().await?;
     }
-    let todo = engine.todo(only).await?;
+    let mut todo = engine.todo(only).await?;
+    let plan = engine.images_needed(&mut todo).await?;
     let (paid, attempts) = engine.paid();
     engine.purse.paid_before(paid);
     let (quarantined, resolved) = engine.store.with_state(|state| (state.quarantined().clone(), state.resolved()));
+    let gated = plan.as_ref().is_some_and(|plan| plan.gated);
     let core = Core::new(engine.settings.scheduler.clone(), todo, quarantined).with_resolved(resolved).with_spent(paid, attempts);
-    // What the core is told of images and disk comes by `tell`.
+    let core = if gated { core.gated() } else { core };
     let (tell, told) = mpsc::channel(1024);
-    drop(tell);
+    if let Some(plan) = plan {
+        let _ = engine.images.set(plan.begin(Arc::clone(&provider), Arc::clone(&engine.bases), tell));
+    }
     let watching = tokio::spawn(watch(Arc::clone(&client), Arc::clone(&engine.emit)));
     let end = driver::drive(core, Arc::clone(&engine), stop, told).await;
     watching.abort();

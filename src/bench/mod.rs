@@ -1,3 +1,4 @@
 //! What `sweroll bench` measures and simulates.
 
+pub mod images;
 pub mod plot;

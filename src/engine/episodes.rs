@@ -1,6 +1,6 @@
 //! What the scheduler has done for it: an episode's agent, its grading, its commit.
 
-use super::{budget::Purse, commands::commands};
+use super::{budget::Purse, commands::commands, images::Images};
 use crate::{
     agent::runner::{self, Emit, Spool},
     config::Settings,
@@ -24,7 +24,7 @@ use futures_util::future::BoxFuture;
 use std::{
     collections::{BTreeMap, HashMap},
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -33,7 +33,9 @@ pub(super) struct Engine {
     pub settings: Settings,
     pub store: Store,
     pub provider: Arc<dyn Provider>,
-    pub bases: Bases,
+    pub bases: Arc<Bases>,
+    /// Set once it is known what is to be done; empty where no image needs care.
+    pub images: OnceLock<Images>,
     pub shared: runner::Shared,
     pub counter: Counter,
     pub sampling: serde_json::Value,
@@ -180,6 +182,9 @@ impl Engine {
         (self.emit)(EventKind::AttemptStarted { id: id.clone() }).await;
         self.store.started(id.clone()).await.map_err(|e| e.failure())?;
         let instance = self.instance(&id.episode.instance).await?;
+        if let Some(images) = self.images.get() {
+            images.lease(id, true).await?;
+        }
         let (sandbox, prepared) = self.bases.start(&self.spec(id, Purpose::Agent, &instance), &instance).await?;
         let head = Begun { base_tree: prepared.base_tree, ..head };
         let transcript = self.converse(&*sandbox, instance, head, admitted).await;
@@ -218,6 +223,10 @@ impl Engine {
             let ended = draft.transcript.as_ref().and_then(|t| t.ended.as_ref());
             (ended.map(|ended| ended.model_patch.clone()).unwrap_or_default(), draft.gradings - 1)
         });
+        // Its agent has it already, unless that was at work in an earlier opening.
+        if let Some(images) = self.images.get() {
+            images.lease(id, false).await?;
+        }
         let upon = self.bases.kept(&instance).await;
         let spec = sandbox::Spec { upon, ..self.spec(id, Purpose::Grade, &instance) };
         let case = grading::Case { instance: &instance, diff: &patch, flaky: self.flaky.of(&instance.instance_id) };
@@ -343,12 +352,21 @@ impl Work for Engine {
     }
 
     fn commit(&self, id: AttemptId, counts: bool) -> BoxFuture<'_, Result<(), Failure>> {
-        Box::pin(async move { self.commit_draft(&id, counts).await })
+        Box::pin(async move {
+            let result = self.commit_draft(&id, counts).await;
+            if let Some(images) = self.images.get() {
+                images.ended(&id, !counts);
+            }
+            result
+        })
     }
 
     fn skip(&self, id: AttemptId, failure: Failure) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(async move {
             self.put(&id, Draft { failure: Some(failure), ..Draft::default() });
+            if let Some(images) = self.images.get() {
+                images.waived(&id.episode.instance);
+            }
             self.commit_draft(&id, true).await
         })
     }
@@ -358,6 +376,9 @@ impl Work for Engine {
             let n = self.settings.scheduler.until_resolved;
             let reason = format!("{n} samples of the instance are resolved (scheduler.until_resolved)");
             self.store.waive(episodes.clone(), &reason).await.map_err(|e| e.failure())?;
+            if let Some(images) = self.images.get() {
+                episodes.iter().for_each(|episode| images.waived(&episode.instance));
+            }
             (self.emit)(EventKind::Waived { episodes }).await;
             Ok(())
         })
@@ -380,12 +401,18 @@ impl Work for Engine {
                 }
                 Action::Draining { reason } => {
                     tracing::warn!(%reason, "draining");
+                    if let Some(images) = self.images.get() {
+                        images.drain();
+                    }
                     (self.emit)(EventKind::Draining { reason }).await;
                 }
                 Action::Held { reason } => (self.emit)(EventKind::Held { reason }).await,
                 Action::Abandon { id } => {
                     tracing::error!(%id, "left undecided; its spool stays, and the next opening of the run grades or commits it");
                     self.take(&id);
+                    if let Some(images) = self.images.get() {
+                        images.abandoned(&id);
+                    }
                 }
                 _ => {}
             }

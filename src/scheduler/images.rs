@@ -5,7 +5,7 @@
 
 use crate::domain::Failure;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// Which images may be removed to make room.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -194,6 +194,8 @@ pub struct Stock {
     reserved: u64,
     going: usize,
     going_bytes: u64,
+    /// Images of ours that attempts refer to: they may go one day.
+    in_use: usize,
     /// Of images of ours that are present.
     bytes: u64,
     free: Option<u64>,
@@ -233,6 +235,7 @@ impl Stock {
             reserved: 0,
             going: 0,
             going_bytes: 0,
+            in_use: 0,
             bytes: images.iter().map(|image| image.bytes).sum(),
             images,
             free,
@@ -310,7 +313,8 @@ impl Stock {
         match it.state {
             State::Absent if it.refs > 0 => drop(self.wanted.insert((false, image))),
             State::Absent if it.needs > 0 => drop(self.wanted.insert((true, image))),
-            State::Present if it.ours && it.refs == 0 => {
+            State::Present if it.ours && it.refs > 0 => self.in_use += 1,
+            State::Present if it.ours => {
                 if it.needs > 0 {
                     self.ahead.insert(image);
                 } else {
@@ -322,7 +326,9 @@ impl Stock {
     }
 
     fn unplace(&mut self, image: Rank) {
-        let used_at = self.images.get(image as usize).map_or(0, |it| it.used_at);
+        let Some(it) = self.images.get(image as usize) else { return };
+        let used_at = it.used_at;
+        self.in_use -= usize::from(it.ours && it.refs > 0 && matches!(it.state, State::Present));
         self.wanted.remove(&(false, image));
         self.wanted.remove(&(true, image));
         self.ahead.remove(&image);
@@ -454,8 +460,7 @@ impl Stock {
             return false;
         }
         // What it is taken for may be too much, and nothing else will ever give it room.
-        let alone = self.fetching == 0 && self.images.iter().all(|it| it.refs == 0 || matches!(it.state, State::Absent));
-        alone && self.ahead.is_empty() && self.room(self.settings.disk_high) > 0
+        self.fetching == 0 && self.in_use == 0 && self.ahead.is_empty() && self.room(self.settings.disk_high) > 0
     }
 
     /// Sends the image away that is needed no more and was used least recently, else the one needed last, if after `wanted`.
@@ -505,21 +510,6 @@ impl Stock {
 
     /// No image will ever go by waiting on.
     fn nothing_to_gain(&self) -> bool {
-        self.going == 0 && self.fetching == 0 && self.spent.is_empty() && self.images.iter().all(|it| !it.ours || it.refs == 0)
+        self.going == 0 && self.fetching == 0 && self.spent.is_empty() && self.in_use == 0
     }
-}
-
-/// The images in the order in which they are first needed, and how many episodes need each; for each instance its image's rank.
-#[must_use]
-pub fn ranks<'a, I: Ord>(needs: impl IntoIterator<Item = (I, &'a str)>) -> (Vec<(&'a str, u32)>, BTreeMap<I, Rank>) {
-    let (mut images, mut by_name, mut by_instance) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
-    for (instance, image) in needs {
-        let rank = *by_name.entry(image).or_insert_with(|| {
-            images.push((image, 0));
-            images.len() - 1
-        });
-        images[rank].1 += 1;
-        by_instance.insert(instance, rank as Rank);
-    }
-    (images, by_instance)
 }
