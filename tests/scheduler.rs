@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sweroll::{
     domain::{Attempt, AttemptId, EpisodeId, Failure, Kind},
     scheduler::{
+        budget::Spend,
         core::{Action, Core, Input, Todo},
         policy::Policy,
     },
@@ -82,7 +83,11 @@ impl World {
                 Action::WakeAt { at_ms } => self.wake = Some(at_ms),
                 Action::Finished => self.finished += 1,
                 Action::Abandon { id } => assert!(self.abandoned.insert(id.episode), "abandoned twice"),
-                Action::Quarantine { .. } | Action::Retrying { .. } | Action::Draining { .. } => {}
+                Action::Quarantine { .. }
+                | Action::Retrying { .. }
+                | Action::Draining { .. }
+                | Action::Held { .. }
+                | Action::Waive { .. } => {}
             }
         }
         assert!(self.agents.len() <= self.policy.concurrency);
@@ -101,12 +106,12 @@ impl World {
         let mut pick = choice % under_way;
         if let Some(id) = self.agents.iter().nth(pick).cloned() {
             self.agents.remove(&id);
-            return self.step(Input::AgentEnded { id, failure });
+            return self.step(Input::AgentEnded { id, spent: Spend::default(), failure });
         }
         pick -= self.agents.len();
         if let Some(id) = self.grading.iter().nth(pick).cloned() {
             self.grading.remove(&id);
-            return self.step(Input::GradeEnded { id, failure });
+            return self.step(Input::GradeEnded { id, grade: failure.map_or(Ok(true), Err) });
         }
         pick -= self.grading.len();
         if let Some((id, counts)) = self.commits.iter().nth(pick).map(|(id, counts)| (id.clone(), *counts)) {
@@ -221,6 +226,6 @@ fn results_of_a_stale_attempt_are_dropped() {
     let mut world = World::new(Policy::default(), todo);
     world.step(Input::Tick);
     let stale = "i@0.1".parse().unwrap();
-    assert_eq!(world.core.step(Input::AgentEnded { id: stale, failure: None }, 1), []);
+    assert_eq!(world.core.step(Input::AgentEnded { id: stale, spent: Spend::default(), failure: None }, 1), []);
     assert_eq!(world.agents.len(), 1);
 }

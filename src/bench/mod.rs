@@ -1,4 +1,5 @@
 //! What `sweroll bench` measures and simulates.
 
+pub mod images;
 pub mod limits;
 pub mod plot;

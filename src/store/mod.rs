@@ -259,6 +259,14 @@ impl Store {
         self.fact(Fact::Reopened { episodes, reason: reason.to_owned(), at_ms: now_ms() }).await
     }
 
+    /// Leaves the episodes out, until they are reopened.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub async fn waive(&self, episodes: Vec<EpisodeId>, reason: &str) -> Result<(), StoreError> {
+        self.fact(Fact::Waived { episodes, reason: reason.to_owned(), at_ms: now_ms() }).await
+    }
+
     /// No other episode of the instance is to be begun.
     ///
     /// # Errors
