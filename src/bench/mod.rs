@@ -1,1 +1,2 @@
 //! What `sweroll bench` measures and simulates.
+pub mod schedule;
