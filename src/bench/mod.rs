@@ -3,3 +3,4 @@
 pub mod images;
 pub mod limits;
 pub mod plot;
+pub mod schedule;

@@ -8,7 +8,7 @@ use serde_json::json;
 use std::sync::Arc;
 use sweroll::domain::Instance;
 use sweroll::sandbox::native::{self, Upper};
-use sweroll::sandbox::{Provider, Sandbox, Spec, bases::Bases, prepare};
+use sweroll::sandbox::{Provider, Spec, bases::Bases, prepare};
 use sweroll::toolbox::protocol::End;
 
 pub async fn files_are_built_upon(backend: &Backend) {
