@@ -18,7 +18,7 @@ use crate::{
     },
     endpoint::{Endpoints, ModelClient},
     grading,
-    sandbox::{Auto, Docker, Local, Native, Provider},
+    sandbox::{Auto, Docker, Local, Native, Provider, bases::Bases},
     scheduler::{
         core::Core,
         driver::{self, End, Stop},
@@ -138,6 +138,7 @@ pub async fn run(
         drafts: Mutex::default(),
         runners: grading::Runners::default(),
         flaky: Flaky::frozen(store.dir()).map_err(|e| e.failure())?,
+        bases: Bases::new(Arc::clone(&provider), settings.sandbox.prepare.clone()),
         provider: Arc::clone(&provider),
         store,
         settings,

@@ -174,7 +174,7 @@ fn client(settings: Settings) -> (Endpoints, Arc<Limiter>) {
 }
 
 async fn complete(client: &Endpoints) -> Result<Response, ModelError> {
-    let messages = [Message::new(Role::System, "be brief"), Message::new(Role::User, "hi")];
+    let messages = [Message::new(Role::System, "be brief"), Message::new(Role::User, "hi")].iter().collect();
     let request = Request { messages: &messages, tools: &"".into(), estimate: 200, affinity: 0 };
     timeout(LONG, client.complete(request)).await.expect("no hang")
 }
@@ -206,7 +206,7 @@ async fn one_completion_end_to_end() {
     let mut messages = vec![Message::new(Role::User, "hi")];
     let ask = |messages: Vec<Message>| {
         let (client, tools) = (&client, &tools);
-        async move { client.complete(Request { messages: &messages, tools, estimate: 9, affinity: 0 }).await.unwrap() }
+        async move { client.complete(Request { messages: &messages.iter().collect(), tools, estimate: 9, affinity: 0 }).await.unwrap() }
     };
     let response = ask(messages.clone()).await;
     assert_eq!(response.message.tool_calls, [ToolCall::new("call_0_0", "bash", r#"{"command":  "ls"}"#)]);

@@ -70,12 +70,14 @@ type Stopped = Result<ExitReason, Failure>;
 pub async fn run(shared: &Shared, sandbox: &dyn Sandbox, spool: &mut dyn Spool, begun: Begun, admitted: Instant) -> Transcript {
     let context = Context::new(&begun.messages, &begun.tools);
     let affinity = pool::key(&begun.id.episode.to_string());
-    let first = Entry::Begun(begun.clone());
+    let transcript = Transcript::new(&begun);
+    // Durable before it is acted on, as all that follows; the prompt's text lives on in the transcript alone.
+    let durable = spool.append(&Entry::Begun(begun)).await;
     let mut runner = Runner {
         shared,
         sandbox,
         spool,
-        transcript: Transcript::new(begun),
+        transcript,
         context,
         machine: Machine::default(),
         cwd: sandbox.workdir().to_owned(),
@@ -83,7 +85,7 @@ pub async fn run(shared: &Shared, sandbox: &dyn Sandbox, spool: &mut dyn Spool, 
         waited: Duration::ZERO,
         affinity,
     };
-    let stopped = match runner.spool.append(&first).await {
+    let stopped = match durable {
         Ok(()) => runner.turns().await,
         Err(failure) => Err(failure),
     };
@@ -157,7 +159,7 @@ impl Runner<'_> {
     /// A reply, or the exit reason that stands in its place. Bounded by the endpoint's own timeouts and retry policy.
     async fn ask(&mut self) -> Result<Result<Response, ExitReason>, Failure> {
         let request = Request {
-            messages: &self.transcript.messages,
+            messages: &self.transcript.conversation,
             tools: &self.transcript.begun.tools,
             estimate: self.context.next_prompt(),
             affinity: self.affinity,
@@ -264,7 +266,7 @@ impl Runner<'_> {
     async fn explain_cut(&mut self) -> Result<(), Failure> {
         let shared = self.shared;
         let text = shared.scaffold.length_cut();
-        let calls: Vec<ToolCall> = self.transcript.unanswered().cloned().collect();
+        let calls = self.transcript.conversation.unanswered();
         if calls.is_empty() {
             return self.remind(text).await;
         }

@@ -21,14 +21,14 @@ pub use settings::Settings;
 
 pub mod server;
 
-use crate::domain::{Failure, Message, transcript::Response};
+use crate::domain::{Conversation, Failure, transcript::Response};
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
 
 /// One completion wanted. What is shared by all requests of a run (model, sampling, headers) is the adapter's own.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
-    pub messages: &'a [Message],
+    pub messages: &'a Conversation,
     /// The tool schemas, a JSON array in a string; empty for inline calls.
     pub tools: &'a Arc<str>,
     /// Estimate of the request's tokens (prompt and reply), reserved from tokens a minute.

@@ -1,20 +1,19 @@
 //! One OpenAI-compatible endpoint: its address, key and limits, one request to it, and what it says when that fails.
 
-use crate::domain::{Failure, Kind, Message, Role, transcript::Response};
+use crate::domain::{Conversation, Failure, Kind, Message, Role, transcript::Response};
 use crate::endpoint::{
     Limiter, Request, Settings,
     retry::{Verdict, classify, status_within},
     settings::{Addresses, ReasoningField, Secret},
     transport::{Exchange, Transport, TransportError, headers},
-    wire::{self, Body, Broken, Reply},
+    wire::{self, Body, Broken, Envelope, Reply},
 };
-use bytes::Bytes;
 use reqwest::Url;
 use serde_json::{Map, Value};
 use std::{
     hash::{BuildHasher, RandomState},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, SystemTime},
@@ -40,6 +39,8 @@ pub struct OpenAi {
     limiter: Arc<Limiter>,
     /// The last thinking that was read came as `reasoning`.
     says_reasoning: AtomicBool,
+    /// Of the tools that were last sent: as a rule all requests have the same.
+    envelope: Mutex<Option<(Arc<str>, Envelope)>>,
 }
 
 /// A request that brought no completion. The text is short and holds no key.
@@ -73,7 +74,16 @@ impl OpenAi {
         let (headers, secrets) = headers(&settings, key.as_ref(), env)?;
         let transport = Transport::new(&settings, &addresses.completions, headers)?;
         let parameters = settings.parameters()?;
-        Ok(OpenAi { parameters, addresses, transport, secrets, limiter, says_reasoning: AtomicBool::new(false), settings })
+        Ok(OpenAi {
+            parameters,
+            addresses,
+            transport,
+            secrets,
+            limiter,
+            says_reasoning: AtomicBool::new(false),
+            envelope: Mutex::default(),
+            settings,
+        })
     }
 
     /// The address that requests go to, without what may be a key.
@@ -85,11 +95,11 @@ impl OpenAi {
         &self.limiter
     }
 
-    pub(super) fn body_of(&self, request: &Request<'_>) -> Result<Bytes, Failure> {
-        self.body(request.messages, request.tools, &self.parameters)
+    pub(super) fn body_of(&self, request: &Request<'_>) -> Result<Body, Failure> {
+        Ok(self.body(self.envelope(request.tools)?, request.messages))
     }
 
-    pub(super) async fn try_once(&self, body: Bytes, earlier: &[Message]) -> Result<Reply, Trouble> {
+    pub(super) async fn try_once(&self, body: Body, earlier: &Conversation) -> Result<Reply, Trouble> {
         let exchange = self.transport.post(&self.addresses.completions, body).await.map_err(|e| self.broken(&e))?;
         let Exchange { status, headers, body } = &exchange;
         if !(200..300).contains(status) {
@@ -119,16 +129,30 @@ impl OpenAi {
         Trouble { verdict: Verdict::Faulty { retry_after: None }, text: self.quote(&error.to_string()), unavailable: false }
     }
 
-    fn body(&self, messages: &[Message], tools: &str, parameters: &Map<String, Value>) -> Result<Bytes, Failure> {
+    fn envelope(&self, tools: &Arc<str>) -> Result<Envelope, Failure> {
+        let mut last = self.envelope.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((of, envelope)) if of == tools => Ok(envelope.clone()),
+            _ => {
+                let envelope = self.envelope_of(tools, &self.parameters)?;
+                *last = Some((Arc::clone(tools), envelope.clone()));
+                Ok(envelope)
+            }
+        }
+    }
+
+    fn envelope_of(&self, tools: &str, parameters: &Map<String, Value>) -> Result<Envelope, Failure> {
+        Envelope::new(&self.settings.model, tools, parameters)
+            .map_err(|e| Failure::new(Kind::EndpointRefused, format!("the tool schemas are not JSON ({e}): mend the scaffold's tools")))
+    }
+
+    fn body(&self, envelope: Envelope, messages: &Conversation) -> Body {
         let reasoning_field = match self.settings.reasoning_field {
             ReasoningField::Reasoning => "reasoning",
             ReasoningField::Auto if self.says_reasoning.load(Ordering::Relaxed) => "reasoning",
             ReasoningField::Auto | ReasoningField::ReasoningContent => "reasoning_content",
         };
-        let send_reasoning = self.settings.send_reasoning;
-        let body = Body { model: &self.settings.model, parameters, messages, tools, send_reasoning, reasoning_field };
-        wire::write(&body)
-            .map_err(|e| Failure::new(Kind::EndpointRefused, format!("the tool schemas are not JSON ({e}): mend the scaffold's tools")))
+        Body::new(envelope, messages, self.settings.send_reasoning, reasoning_field)
     }
 
     pub(super) fn response(&self, reply: Reply, latency: Duration, tries: u32) -> Response {
@@ -199,8 +223,8 @@ impl OpenAi {
         };
         let mut parameters = self.parameters.clone();
         parameters.insert("max_tokens".to_owned(), 1.into());
-        let ping = [Message::new(Role::User, "ping")];
-        let body = self.body(&ping, "", &parameters)?;
+        let ping = [Message::new(Role::User, "ping")].iter().collect();
+        let body = self.body(self.envelope_of("", &parameters)?, &ping);
         for tries in 1.. {
             let Ok(Err(trouble)) = timeout(CHECK, self.try_once(body.clone(), &ping)).await else { return Ok(()) };
             let (kind, mut text) = match trouble {

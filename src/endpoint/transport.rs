@@ -2,6 +2,7 @@
 
 use crate::domain::{Failure, Kind};
 use crate::endpoint::settings::{Secret, Settings, variable};
+use crate::endpoint::wire::Body;
 use crate::http::{chain, is_loopback};
 use bytes::{Bytes, BytesMut};
 use reqwest::{
@@ -74,8 +75,8 @@ impl Transport {
         Ok(Transport { client, first_byte: timeouts.first_byte(), total: timeouts.total(), max_bytes })
     }
 
-    pub async fn post(&self, url: &Url, body: Bytes) -> Result<Exchange, TransportError> {
-        self.exchange(self.client.post(url.clone()).body(body)).await
+    pub async fn post(&self, url: &Url, body: Body) -> Result<Exchange, TransportError> {
+        self.exchange(self.client.post(url.clone()).body(reqwest::Body::wrap(body))).await
     }
 
     pub async fn get(&self, url: &Url) -> Result<Exchange, TransportError> {
