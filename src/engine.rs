@@ -102,7 +102,7 @@ pub async fn missing(settings: &Settings, images: &[String]) -> Result<Vec<Strin
 /// # Errors
 /// What cannot work: address, model name, key.
 pub fn client(settings: &Settings) -> Result<Endpoints, Failure> {
-    Endpoints::new(settings.endpoint.clone(), Endpoints::limiters(&settings.endpoint))
+    Endpoints::new(settings.endpoint.clone(), Endpoints::limiters(&settings.endpoint)?)
 }
 
 /// Does these episodes of an open run, or all outstanding ones.

@@ -142,5 +142,6 @@ pub const MAY_DIFFER: &[&str] = &[
     "endpoint.timeouts",
     "endpoint.retry",
     "endpoint.limits",
+    "endpoint.share",
     "endpoint.prices",
 ];
