@@ -256,10 +256,12 @@ impl<'a> World<'a> {
         match event {
             Event::Second => self.look(),
             Event::Wants(which) => self.wants(which),
-            Event::Wakes(gate) => {
+            // One that was planned for later than another is void.
+            Event::Wakes(gate) if self.gates[gate as usize].wakes == Some(self.now) => {
                 self.gates[gate as usize].wakes = None;
                 self.pump(gate as usize);
             }
+            Event::Wakes(_) => {}
             Event::Arrives(which) => self.arrives(which),
             Event::Answered(which, served, retry_after) => self.answered(which, served, retry_after),
         }
