@@ -82,8 +82,13 @@ const RULES: [(&str, &[&str]); 23] = [
 ];
 
 /// Rooms that decide: they may not know time, tasks, files or chance.
-const PURE: [&str; 28] = [
+const PURE: [&str; 33] = [
     "domain/",
+    "bench/limits",
+    "bench/plot.rs",
+    "endpoint/server/brownout.rs",
+    "endpoint/server/queue.rs",
+    "endpoint/server/rate.rs",
     "scheduler/core.rs",
     "scheduler/policy.rs",
     "agent/machine.rs",

@@ -1,1 +1,3 @@
 //! What `sweroll bench` measures and simulates.
+
+pub mod plot;

@@ -81,7 +81,8 @@ impl Settings {
     /// Where a number is none.
     pub fn table(&self) -> Result<Table, ConfigError> {
         let mut shown = self.clone();
-        shown.endpoint.url = self.endpoint.url.split('?').next().unwrap_or_default().to_owned();
+        let urls = shown.endpoint.replicas.iter_mut().map(|replica| &mut replica.url);
+        urls.chain([&mut shown.endpoint.url]).for_each(|url| url.truncate(url.find('?').unwrap_or(url.len())));
         Table::try_from(shown).map_err(|e| ConfigError::Value(format!("{e}: give a finite number")))
     }
 
@@ -119,6 +120,9 @@ pub const MAY_DIFFER: &[&str] = &[
     "sandbox.local",
     "sandbox.limits.toolbox",
     "endpoint.url",
+    "endpoint.replicas",
+    "endpoint.pool",
+    "endpoint.hedge_after_s",
     "endpoint.api_key_env",
     "endpoint.api_key_file",
     "endpoint.headers",

@@ -11,7 +11,7 @@ use crate::{
         transcript::{Begun, Entry},
     },
     grading,
-    sandbox::{self, Provider, Purpose, Sandbox, prepare},
+    sandbox::{self, Provider, Purpose, Sandbox, bases::Bases},
     scheduler::{
         core::{Action, Todo},
         driver::Work,
@@ -32,6 +32,7 @@ pub(super) struct Engine {
     pub settings: Settings,
     pub store: Store,
     pub provider: Arc<dyn Provider>,
+    pub bases: Bases,
     pub shared: runner::Shared,
     pub counter: Counter,
     pub sampling: serde_json::Value,
@@ -122,6 +123,8 @@ impl Engine {
             image: instance.image.clone(),
             workdir: instance.workdir.clone(),
             limits: self.settings.sandbox.limits.clone(),
+            keep: false,
+            upon: None,
         }
     }
 
@@ -149,8 +152,9 @@ impl Engine {
         (self.emit)(EventKind::AttemptStarted { id: id.clone() }).await;
         self.store.started(id.clone()).await.map_err(|e| e.failure())?;
         let instance = self.instance(&id.episode.instance).await?;
-        let sandbox = self.provider.start(&self.spec(id, Purpose::Agent, &instance)).await?;
-        let transcript = self.converse(&*sandbox, &instance, head, admitted).await;
+        let (sandbox, prepared) = self.bases.start(&self.spec(id, Purpose::Agent, &instance), &instance).await?;
+        let head = Begun { base_tree: prepared.base_tree, ..head };
+        let transcript = self.converse(&*sandbox, instance, head, admitted).await;
         if let Err(failure) = sandbox.destroy().await {
             tracing::warn!(%id, %failure, "a sandbox may be left; it is swept at the end of the run");
         }
@@ -160,19 +164,20 @@ impl Engine {
         failure.map_or(Ok(()), Err)
     }
 
-    async fn converse(&self, sandbox: &dyn Sandbox, instance: &Instance, head: Begun, admitted: Instant) -> Result<Transcript, Failure> {
-        let prepared = prepare::prepare(sandbox, instance, &self.settings.sandbox.prepare, true).await?;
-        grading::probe(sandbox, instance, &self.runners).await?;
+    async fn converse(&self, sandbox: &dyn Sandbox, instance: Instance, head: Begun, admitted: Instant) -> Result<Transcript, Failure> {
+        grading::probe(sandbox, &instance, &self.runners).await?;
         let messages = self
             .shared
             .scaffold
-            .render(instance, sandbox.workdir())
+            .render(&instance, sandbox.workdir())
             .map_err(|e| Failure::new(Kind::RunDir, format!("the prompt of {} cannot be rendered: {e}", instance.instance_id)))?;
+        // Its tests and patches may be long, and the episode lives for hours.
+        drop(instance);
         let setup_ms = admitted.elapsed().as_millis() as u64;
         (self.emit)(EventKind::AgentStarted { id: head.id.clone(), setup_ms }).await;
         let image_digest = sandbox.image_digest().to_owned();
         let mut spool = DurableSpool(self.store.spool(&head.id));
-        let begun = Begun { messages, image_digest, base_tree: prepared.base_tree, setup_ms, ..head };
+        let begun = Begun { messages, image_digest, setup_ms, ..head };
         Ok(runner::run(&self.shared, sandbox, &mut spool, begun, admitted).await)
     }
 
@@ -185,7 +190,8 @@ impl Engine {
             let ended = draft.transcript.as_ref().and_then(|t| t.ended.as_ref());
             (ended.map(|ended| ended.model_patch.clone()).unwrap_or_default(), draft.gradings - 1)
         });
-        let spec = self.spec(id, Purpose::Grade, &instance);
+        let upon = self.bases.kept(&instance).await;
+        let spec = sandbox::Spec { upon, ..self.spec(id, Purpose::Grade, &instance) };
         let case = grading::Case { instance: &instance, diff: &patch, flaky: self.flaky.of(&instance.instance_id) };
         let grade = grading::grade(&*self.provider, &spec, &case, &self.settings.grading, &self.runners).await?;
         self.with_draft(id, |draft| draft.grade = Some(Grade { regrades, ..grade }));
@@ -200,12 +206,12 @@ impl Engine {
             // A panic took the transcript with it, or there was none yet: the spool has what was paid for.
             None => {
                 let entries = self.store.recover(id).map_err(|e| e.failure())?;
-                Transcript::replay(entries).unwrap_or_else(|| Transcript::new(self.head(id)))
+                Transcript::replay(entries).unwrap_or_else(|| Transcript::new(&self.head(id)))
             }
         };
         let instance = self.instance(&id.episode.instance).await?;
         if let Some(grade) = &mut grade {
-            let commands = commands(&self.shared.scaffold.toolset, &transcript.messages);
+            let commands = commands(&self.shared.scaffold.toolset, transcript.conversation.replied());
             grade.suspect.extend(grading::suspicion::of_trajectory(&instance, commands.iter().map(String::as_str)));
         }
         let plan = &self.store.dir().info().plan;

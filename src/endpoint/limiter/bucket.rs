@@ -1,5 +1,6 @@
 //! An allowance a minute, reserved by estimate and settled by use. Pure.
 
+use crate::endpoint::settings::seconds;
 use std::time::Duration;
 
 /// How much of a minute's allowance may be used at once.
@@ -30,6 +31,12 @@ impl Bucket {
     /// When `n` may be taken. More than a burst may be taken at once from a full bucket, and is paid for after.
     pub fn ready(&self, n: u64) -> Duration {
         (self.paid_at + self.worth(n).min(BURST)).saturating_sub(BURST)
+    }
+
+    /// When `n` more are earned, in whatever steps they are taken.
+    pub fn earned(&self, n: u64) -> Duration {
+        let worth = if self.per_minute == 0 { 0.0 } else { n as f64 * 60.0 / self.per_minute as f64 };
+        (self.paid_at + seconds(worth)).saturating_sub(BURST)
     }
 
     pub fn take(&mut self, n: u64, now: Duration) {

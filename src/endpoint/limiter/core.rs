@@ -105,6 +105,8 @@ pub struct Core {
     refused: f64,
     /// Good replies to come before growth goes on.
     awaited: f64,
+    /// What good replies took lately, seconds.
+    takes: f64,
     /// When the limit was last reached.
     pressed: Option<Duration>,
     counts: Snapshot,
@@ -123,6 +125,7 @@ impl Core {
             cut_at: None,
             refused: 0.0,
             awaited: 0.0,
+            takes: 0.0,
             pressed: None,
             counts: Snapshot::default(),
         }
@@ -146,11 +149,13 @@ impl Core {
         Start::Go { began: now }
     }
 
-    /// Of a request that started at `began` with `estimate`.
-    pub fn finish(&mut self, began: Duration, estimate: u64, end: End, now: Duration) {
+    /// Of a request that started at `began` with `estimate`. The tokens that it is charged with.
+    pub fn finish(&mut self, began: Duration, estimate: u64, end: End, now: Duration) -> u64 {
         let tells = Some(began) > self.cut_at;
         let used = match end {
             End::Done { tokens } => {
+                let took = now.saturating_sub(began).as_secs_f64();
+                self.takes += (took - self.takes) / LAST;
                 if tells {
                     self.praise(began);
                 }
@@ -174,6 +179,16 @@ impl Core {
         };
         self.in_flight = self.in_flight.saturating_sub(1);
         self.tokens.correct(estimate, used);
+        used
+    }
+
+    /// How long one more with this estimate would wait behind `ahead` like it, which all take as long as those before.
+    #[must_use]
+    pub fn wait(&self, ahead: usize, estimate: u64, now: Duration) -> Duration {
+        let line = ahead as u64 + 1;
+        let earned = self.paused_until.max(self.requests.earned(line)).max(self.tokens.earned(estimate.saturating_mul(line)));
+        let over = (f64::from(self.in_flight) + line as f64 - self.limit.floor()).max(0.0);
+        earned.saturating_sub(now).max(seconds(self.takes * over / self.limit))
     }
 
     fn praise(&mut self, began: Duration) {
@@ -239,7 +254,7 @@ mod tests {
         let round = |core: &mut Core, now: Duration, end: End| {
             let began: Vec<_> = (0..limit(core)).map(|_| go(core, now)).collect();
             assert_eq!(core.try_start(0, now), Start::Full);
-            began.into_iter().for_each(|began| core.finish(began, 0, end, now));
+            began.into_iter().for_each(|began| _ = core.finish(began, 0, end, now));
             limit(core)
         };
         let done = End::Done { tokens: 0 };

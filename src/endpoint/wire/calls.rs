@@ -1,7 +1,7 @@
 //! The tool calls of a reply: their arguments as the model wrote them, each with an id that no other call has.
 
 use super::reply::{Broken, decode, text};
-use crate::domain::{Message, Role, ToolCall};
+use crate::domain::{Conversation, ToolCall};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::HashSet;
@@ -77,17 +77,17 @@ pub fn compact(json: &str) -> String {
 }
 
 /// A call keeps the id that its host gave it, unless it has none, or a call in `earlier` or before it has the same.
-pub fn with_ids(calls: Vec<Said>, earlier: &[Message]) -> Vec<ToolCall> {
+pub fn with_ids(calls: Vec<Said>, earlier: &Conversation) -> Vec<ToolCall> {
     if calls.is_empty() {
         return Vec::new();
     }
-    let turn = earlier.iter().filter(|m| m.role == Role::Assistant).count();
-    let mut taken: HashSet<String> = earlier.iter().flat_map(|m| &m.tool_calls).map(|call| call.id.clone()).collect();
+    let turn = earlier.replies();
+    let mut taken: HashSet<String> = HashSet::new();
     let named = |(at, Said { id, name, arguments }): (usize, Said)| {
         let base = if id.is_empty() { "call" } else { &id };
         let mut unique = id.clone();
         for n in 0_u32.. {
-            if !unique.is_empty() && !taken.contains(&unique) {
+            if !unique.is_empty() && !taken.contains(&unique) && !earlier.has_call(&unique) {
                 break;
             }
             unique = if n == 0 { format!("{base}_{turn}_{at}") } else { format!("{base}_{turn}_{at}_{n}") };
@@ -101,10 +101,11 @@ pub fn with_ids(calls: Vec<Said>, earlier: &[Message]) -> Vec<ToolCall> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{Message, Role};
 
     fn calls(json: &str, earlier: &[Message]) -> Vec<ToolCall> {
         let calls: Vec<Call<'_>> = serde_json::from_str(json).unwrap();
-        with_ids(calls.into_iter().map(|call| Said::try_from(call).unwrap()).collect(), earlier)
+        with_ids(calls.into_iter().map(|call| Said::try_from(call).unwrap()).collect(), &earlier.iter().collect())
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::{
     events::{Event, Events},
     reply::{Broken, Pieces, Reply, read, usage},
 };
-use crate::domain::Message;
+use crate::domain::Conversation;
 use serde_json::{Deserializer, Value, value::RawValue};
 
 /// What a piece of the stream brought.
@@ -82,7 +82,7 @@ impl Fold {
     ///
     /// # Errors
     /// See [`Broken`]; also where the stream ended before the reply did.
-    pub fn reply(mut self, earlier: &[Message]) -> Result<Reply, Broken> {
+    pub fn reply(mut self, earlier: &Conversation) -> Result<Reply, Broken> {
         let Fold { events, whole, said, .. } = &mut self;
         events.end(&mut |event| {
             said.take(event, whole);
@@ -173,7 +173,7 @@ impl Said {
         Ok(self.folded.bytes > before)
     }
 
-    fn reply(self, earlier: &[Message]) -> Result<Reply, Broken> {
+    fn reply(self, earlier: &Conversation) -> Result<Reply, Broken> {
         if self.finish_reason.is_empty() && !self.done {
             return Err(Broken::Unreadable("the stream ended before the reply did".to_owned()));
         }

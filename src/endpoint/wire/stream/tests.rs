@@ -1,5 +1,5 @@
 use super::*;
-use crate::domain::{Role, ToolCall};
+use crate::domain::{Message, Role, ToolCall};
 use proptest::prelude::*;
 use serde_json::{Map, json};
 
@@ -10,7 +10,7 @@ fn folded(bytes: &[u8], size: usize) -> Result<Reply, Broken> {
     for piece in bytes.chunks(size) {
         fold.push(piece);
     }
-    fold.reply(&[])
+    fold.reply(&Conversation::default())
 }
 
 /// The reply of these chunks, which is the same however the bytes are cut; `[DONE]` comes last.
@@ -73,7 +73,7 @@ fn each_host_s_shape() {
     ];
     let message = json!({"role": "assistant", "content": "hé", "tool_calls": [call(json!({"name": "f", "arguments": "{\"a\":1}"}))]});
     let whole = json!({"model": "m", "choices": [{"message": message, "finish_reason": "tool_calls"}], "usage": usage});
-    let expected = read(whole.to_string().as_bytes(), &[]).unwrap();
+    let expected = read(whole.to_string().as_bytes(), &Conversation::default()).unwrap();
     assert_eq!((expected.message.tool_calls.len(), expected.usage.cached_tokens), (1, 3));
     for (name, chunks) in [("openai", &openai[..]), ("deepseek", &deepseek), ("vllm", &vllm), ("sglang", &sglang)] {
         assert_eq!(of(chunks).unwrap(), expected, "{name}");
@@ -195,7 +195,7 @@ fn what_is_heard_and_counted() {
     assert!(fold.is_whole());
     assert_eq!(fold.push(b"data: [DONE]\n\n"), Heard::Ended);
     assert_eq!(fold.push(b"data: {\"error\":1}\n\n"), Heard::Ended, "what comes after the end changes nothing");
-    assert_eq!(fold.reply(&[]).unwrap().message.content, "xxx");
+    assert_eq!(fold.reply(&Conversation::default()).unwrap().message.content, "xxx");
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn a_reply_is_bounded_however_it_grows() {
     ] {
         let mut fold = Fold::new(4000);
         let ended = text.as_bytes().chunks(100).any(|piece| fold.push(piece) == Heard::Ended);
-        assert!(ended && format!("{:?}", fold.reply(&[])).contains("max_reply_bytes"), "{}", &text[..60]);
+        assert!(ended && format!("{:?}", fold.reply(&Conversation::default())).contains("max_reply_bytes"), "{}", &text[..60]);
     }
     let mut fold = Fold::new(4000);
     let small = grown(r#"{"content":"x"}"#);
@@ -233,7 +233,7 @@ fn odd_bytes_cost_what_they_are() {
     let bare = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n".repeat(2) + "data: [DONE]\n";
     assert_eq!(folded(bare.as_bytes(), 9).unwrap().message.content, "aa");
     let whole = b"\n: wait\n\n{\n \"choices\": [\n{\"message\": {\"content\": \"data: a\"}}]}";
-    assert_eq!(folded(whole, 4).unwrap(), read(whole, &[]).unwrap());
+    assert_eq!(folded(whole, 4).unwrap(), read(whole, &Conversation::default()).unwrap());
     let two =
         of_choices(json!([{"index": 1, "delta": {"content": "no"}}, {"index": 0, "delta": {"content": "yes"}, "finish_reason": "stop"}]));
     assert_eq!(two.message.content, "yes");
@@ -350,7 +350,7 @@ proptest! {
         let usage = counted.then_some(&usage);
         let mut whole = message.clone();
         whole.insert("role".into(), "assistant".into());
-        let earlier = [Message { tool_calls: vec![ToolCall::new("a", "f", "")], ..Message::new(Role::Assistant, "") }];
+        let earlier: Conversation = [Message { tool_calls: vec![ToolCall::new("a", "f", "")], ..Message::new(Role::Assistant, "") }].iter().collect();
         let body = json!({"model": "m", "choices": [{"index": 0, "message": whole, "finish_reason": "stop"}], "usage": usage});
         let expected = read(body.to_string().as_bytes(), &earlier).unwrap();
 
