@@ -1,9 +1,11 @@
 //! One HTTP exchange: status, headers and body whatever their shape, within limits of time and bytes.
 
 use crate::domain::{Failure, Kind};
-use crate::endpoint::loopback::Loopback;
-use crate::endpoint::settings::{Secret, Settings, variable};
-use crate::endpoint::wire::Body;
+use crate::endpoint::{
+    loopback::Loopback,
+    settings::{Secret, Settings, variable},
+    wire::{Body, Fold, Heard},
+};
 use crate::http::{chain, is_loopback};
 use bytes::{Bytes, BytesMut};
 use reqwest::{
@@ -12,7 +14,10 @@ use reqwest::{
     redirect,
 };
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// How long the end of a stream is waited for after its last word.
+const GOOD_BYE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone)]
 pub struct Transport {
@@ -20,6 +25,7 @@ pub struct Transport {
     /// Where the endpoint is on this host.
     loopback: Option<Loopback>,
     first_byte: Duration,
+    stall: Duration,
     total: Duration,
     max_bytes: usize,
 }
@@ -39,6 +45,10 @@ pub enum TransportError {
     Connect(String),
     #[error("nothing came for {0:?} (endpoint.timeouts.first_byte_s)")]
     Silent(Duration),
+    #[error("no token came for {0:?} (endpoint.timeouts.first_byte_s), only keep-alives")]
+    Waiting(Duration),
+    #[error("the reply stalled for {after:?} (endpoint.timeouts.stall_s) after about {tokens} tokens{}", if *.alive { ", though keep-alives came" } else { "" })]
+    Stalled { after: Duration, tokens: u64, alive: bool },
     #[error("the reply was not whole after {0:?} (endpoint.timeouts.total_s)")]
     Slow(Duration),
     #[error("the reply is over {0} bytes (endpoint.max_reply_bytes)")]
@@ -91,11 +101,66 @@ impl Transport {
         let max_bytes = usize::try_from(settings.max_reply_bytes).unwrap_or(usize::MAX);
         let plain = is_loopback && url.scheme() == "http";
         let loopback = plain.then(|| Loopback::new(headers, timeouts.connect(), settings.limits.in_flight_max as usize));
-        Ok(Transport { client, loopback, first_byte: timeouts.first_byte(), total: timeouts.total(), max_bytes })
+        Ok(Transport { client, loopback, first_byte: timeouts.first_byte(), stall: timeouts.stall(), total: timeouts.total(), max_bytes })
     }
 
     pub async fn post(&self, url: &Url, body: Body) -> Result<Exchange, TransportError> {
         self.exchange(self.client.post(url.clone()).body(reqwest::Body::wrap(body))).await
+    }
+
+    /// Lets `fold` have the body of a success as it comes, and returns once it has enough of it; the exchange's body is empty
+    /// then. Tells when the first token came.
+    pub async fn post_streaming(&self, url: &Url, body: Body, fold: &mut Fold) -> Result<(Exchange, Option<Instant>), TransportError> {
+        let began = Instant::now();
+        let deadline = began + self.total;
+        let request = self.client.post(url.clone()).body(reqwest::Body::wrap(body));
+        let mut response = self.head(request, deadline).await?;
+        let (mut body, mut first_token) = (Bytes::new(), None);
+        if response.status().is_success() {
+            first_token = self.fold(&mut response, fold, began).await?;
+        } else {
+            body = self.body(&mut response, deadline).await?;
+        }
+        Ok((Exchange { status: response.status().as_u16(), headers: std::mem::take(response.headers_mut()), body }, first_token))
+    }
+
+    async fn fold(&self, response: &mut Response, fold: &mut Fold, began: Instant) -> Result<Option<Instant>, TransportError> {
+        let deadline = began + self.total;
+        let (mut first_token, mut said, mut alive) = (None, began, false);
+        loop {
+            let patience = if first_token.is_some() { self.stall } else { self.first_byte };
+            let silent = said + patience;
+            let trouble = match timeout_at(silent.min(deadline), response.chunk()).await {
+                Ok(Ok(None)) => return Ok(first_token),
+                Ok(Ok(Some(piece))) => match fold.push(&piece) {
+                    Heard::Nothing => continue,
+                    Heard::Alive => {
+                        alive = true;
+                        continue;
+                    }
+                    Heard::Said => {
+                        said = Instant::now();
+                        alive = false;
+                        first_token.get_or_insert(said);
+                        continue;
+                    }
+                    Heard::Ended => {
+                        if fold.is_whole() {
+                            first_token.get_or_insert_with(Instant::now);
+                        }
+                        drain(response).await;
+                        return Ok(first_token);
+                    }
+                },
+                Ok(Err(e)) => e.into(),
+                Err(_) if silent >= deadline => TransportError::Slow(self.total),
+                Err(_) if first_token.is_some() => TransportError::Stalled { after: patience, tokens: fold.tokens(), alive },
+                Err(_) if alive => TransportError::Waiting(patience),
+                Err(_) => TransportError::Silent(patience),
+            };
+            // All that is missing may be the count of tokens, or the good-bye.
+            return if fold.is_whole() { Ok(first_token) } else { Err(trouble) };
+        }
     }
 
     pub async fn get(&self, url: &Url) -> Result<Exchange, TransportError> {
@@ -104,12 +169,16 @@ impl Transport {
 
     async fn exchange(&self, request: RequestBuilder) -> Result<Exchange, TransportError> {
         let deadline = Instant::now() + self.total;
-        let mut response = match &self.loopback {
-            None => self.within(deadline, request.send()).await?,
-            Some(loopback) => self.within(deadline, loopback.send(request.build()?.try_into()?)).await?,
-        };
+        let mut response = self.head(request, deadline).await?;
         let body = self.body(&mut response, deadline).await?;
         Ok(Exchange { status: response.status().as_u16(), headers: std::mem::take(response.headers_mut()), body })
+    }
+
+    async fn head(&self, request: RequestBuilder, deadline: Instant) -> Result<Response, TransportError> {
+        match &self.loopback {
+            None => self.within(deadline, request.send()).await,
+            Some(loopback) => self.within(deadline, loopback.send(request.build()?.try_into()?)).await,
+        }
     }
 
     async fn body(&self, response: &mut Response, deadline: Instant) -> Result<Bytes, TransportError> {
@@ -141,6 +210,12 @@ impl Transport {
     }
 }
 
+/// Hears the end of a stream whose last word was said: a connection serves again only after that.
+async fn drain(response: &mut Response) {
+    let rest = async { while let Ok(Some(_)) = response.chunk().await {} };
+    let _ = timeout(GOOD_BYE, rest).await;
+}
+
 /// The headers of every request, with the secrets among them: those are neither logged nor shown.
 ///
 /// # Errors
@@ -155,7 +230,8 @@ pub fn headers(
     let mut secrets = Vec::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(USER_AGENT, HeaderValue::from_static(concat!("sweroll/", env!("CARGO_PKG_VERSION"))));
-    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    let accepted = if settings.stream { "text/event-stream, application/json" } else { "application/json" };
+    headers.insert(ACCEPT, HeaderValue::from_static(accepted));
     if let Some(key) = key {
         let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose())).map_err(|_| {
             Failure::new(Kind::Unauthorized, "the API key holds characters that no header can: check that it was copied whole and alone")
