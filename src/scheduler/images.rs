@@ -25,13 +25,13 @@ pub enum Evict {
 pub struct Settings {
     /// Images being fetched at the same time.
     pub pulls_in_flight: usize,
-    /// Bytes being fetched at the same time, each image taken for as large as the last ones were; one image is always fetched. 0: no bound.
+    /// Bytes being fetched at the same time, each image taken for about as large as the largest of the last ones; one image is always fetched. 0: no bound.
     pub bytes_in_flight: u64,
     /// Images fetched or being fetched that no episode at work has yet.
     pub prefetch: usize,
-    /// Bytes free on the images' disk below which nothing is fetched or begun once no image can go.
+    /// Bytes free on the images' disk below which nothing is fetched, nor begun once no image can go.
     pub disk_high: u64,
-    /// Bytes free up to which images that are needed no more go, once the disk is at `disk_high`.
+    /// Bytes free below which images that no episode needs any more go.
     pub disk_low: u64,
     /// Bytes that fetched images may have together, by what their backend says of each; 0: no bound but the disk's.
     pub disk_bytes: u64,
@@ -199,11 +199,9 @@ pub struct Stock {
     /// Of images of ours that are present.
     bytes: u64,
     free: Option<u64>,
-    /// Running mean of the images fetched.
+    /// What an image to be fetched is taken for.
     expected: u64,
     pulled: u64,
-    /// Making room, down to the low mark.
-    cleaning: bool,
     /// No image is told to go before.
     evict_at: u64,
     held: bool,
@@ -240,7 +238,6 @@ impl Stock {
             images,
             free,
             pulled: 0,
-            cleaning: false,
             evict_at: 0,
             held: false,
             draining: false,
@@ -360,9 +357,9 @@ impl Stock {
         self.change(image, |it| (it.ours, it.bytes, it.used_at) = (ours, bytes, now_ms));
         self.bytes += bytes;
         if pulled {
-            // The first says all there is to say; later ones each a sixteenth.
-            let weight = if self.pulled == 0 { 1 } else { 16 };
-            self.expected = self.expected - self.expected / weight + bytes / weight;
+            // The largest so far, slowly forgotten: the disk is to hold what comes, not what comes as a rule.
+            let before = if self.pulled == 0 { bytes } else { self.expected - self.expected / 64 + bytes / 64 };
+            self.expected = before.max(bytes);
             self.pulled += 1;
             // It is on the disk, which was not asked since.
             self.free = self.free.map(|free| free.saturating_sub(bytes));
@@ -455,7 +452,6 @@ impl Stock {
         if self.room(self.settings.disk_high) >= self.expected {
             return true;
         }
-        self.cleaning = true;
         if self.going > 0 || self.evict_next(Some(image), now_ms, actions) {
             return false;
         }
@@ -481,19 +477,10 @@ impl Stock {
         true
     }
 
-    /// Down to the low mark once the high one was met: many at once, so that pulls do not wait for each.
+    /// What nobody needs any more goes before the room is wanted, so that pulls do not wait for it.
     fn clean(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
-        self.cleaning |= self.room(self.settings.disk_high) == 0;
-        if !self.cleaning {
-            return;
+        while self.room(self.settings.disk_low).saturating_add(self.going_bytes) < self.expected && self.evict_next(None, now_ms, actions) {
         }
-        let margin = self.settings.disk_low.saturating_sub(self.settings.disk_high);
-        while self.room(self.settings.disk_high).saturating_add(self.going_bytes) < self.expected.saturating_add(margin) {
-            if !self.evict_next(None, now_ms, actions) {
-                break;
-            }
-        }
-        self.cleaning = self.going > 0;
     }
 
     fn hold(&mut self, actions: &mut Vec<Action>) {
@@ -511,5 +498,225 @@ impl Stock {
     /// No image will ever go by waiting on.
     fn nothing_to_gain(&self) -> bool {
         self.going == 0 && self.fetching == 0 && self.spent.is_empty() && self.in_use == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Kind;
+    use proptest::prelude::*;
+
+    fn stock(settings: Settings, images: usize, free: u64) -> Stock {
+        Stock::new(settings, vec![Known { needs: 1, ..Known::default() }; images], Some(free))
+    }
+
+    fn small() -> Settings {
+        Settings { pulls_in_flight: 2, prefetch: 4, disk_high: 10, disk_low: 20, expected_bytes: 10, ..Settings::default() }
+    }
+
+    fn fetches(actions: &[Action]) -> Vec<Rank> {
+        let fetch = |action: &Action| match action {
+            Action::Fetch { image } => Some(*image),
+            _ => None,
+        };
+        actions.iter().filter_map(fetch).collect()
+    }
+
+    fn fetched(stock: &mut Stock, image: Rank, now_ms: u64) -> Vec<Action> {
+        stock.step(Input::Fetched { image, bytes: 10, pulled: true }, now_ms)
+    }
+
+    #[test]
+    fn images_come_in_order_a_few_at_once_and_a_few_ahead() {
+        let mut stock = stock(small(), 9, 1000);
+        assert_eq!(fetches(&stock.step(Input::Tick, 0)), [0, 1]);
+        assert_eq!(fetched(&mut stock, 1, 0), [Action::Ready { image: 1 }, Action::Fetch { image: 2 }]);
+        assert_eq!(fetches(&fetched(&mut stock, 0, 0)), [3]);
+        assert_eq!(fetches(&fetched(&mut stock, 2, 0)), Vec::<Rank>::new(), "four are ahead");
+        assert_eq!(fetches(&stock.step(Input::Begun { image: 0, waited: true }, 0)), [4]);
+        assert_eq!((stock.word(0), stock.word(4)), (Word::Go, Word::Wait));
+    }
+
+    #[test]
+    fn what_is_needed_no_more_goes_the_least_recently_used_first_and_a_users_own_never() {
+        let known = |present| Known { needs: 1, present, ..Known::default() };
+        let mut stock = Stock::new(small(), [known(true), known(false), known(false), known(false)], Some(50));
+        let actions = stock.step(Input::Tick, 0);
+        assert_eq!(fetches(&actions), [1, 2]);
+        for image in [0, 1, 2] {
+            stock.step(Input::Begun { image, waited: true }, 1);
+        }
+        assert_eq!(fetched(&mut stock, 1, 2), [Action::Ready { image: 1 }, Action::Fetch { image: 3 }]);
+        fetched(&mut stock, 2, 3);
+        assert!(!stock.step(Input::Ended { image: 0, again: false }, 4).contains(&Action::Evict { image: 0 }), "it was there before");
+        let ended = stock.step(Input::Ended { image: 2, again: false }, 5);
+        assert_eq!(ended, [Action::Unready { image: 2 }, Action::Evict { image: 2 }], "image 1 is in use");
+        assert_eq!(stock.word(2), Word::Wait);
+        assert_eq!(stock.word(1), Word::Go);
+    }
+
+    #[test]
+    fn a_full_disk_holds_the_run_until_there_is_room() {
+        let mut stock = stock(small(), 3, 5);
+        assert_eq!(stock.step(Input::Tick, 0), [Action::Hold]);
+        assert_eq!(stock.step(Input::Disk { free: 6 }, 1), []);
+        let actions = stock.step(Input::Disk { free: 100 }, 2);
+        assert!(actions.contains(&Action::Release) && fetches(&actions) == [0, 1], "{actions:?}");
+    }
+
+    #[test]
+    fn a_registry_that_has_enough_is_left_alone_and_longer_each_time() {
+        let mut stock = stock(small(), 4, 1000);
+        stock.step(Input::Tick, 0);
+        let wake = |at_ms| vec![Action::WakeAt { at_ms }];
+        assert_eq!(stock.step(Input::Busy { image: 0, retry_after_ms: None }, 1000), wake(11_000));
+        assert_eq!(stock.step(Input::Busy { image: 1, retry_after_ms: Some(30_000) }, 1000), wake(31_000));
+        assert_eq!(stock.step(Input::Tick, 30_999), wake(31_000));
+        assert_eq!(fetches(&stock.step(Input::Tick, 31_000)), [0, 1]);
+        assert_eq!(stock.step(Input::Busy { image: 0, retry_after_ms: None }, 32_000), wake(52_000));
+        fetched(&mut stock, 1, 33_000);
+        assert_eq!(fetches(&stock.step(Input::Tick, 52_000)), [0, 2]);
+        assert_eq!(stock.step(Input::Busy { image: 0, retry_after_ms: None }, 53_000), wake(63_000), "a pull went well between them");
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_had_fails_its_own_episodes_only() {
+        let mut stock = stock(small(), 3, 1000);
+        stock.step(Input::Tick, 0);
+        let failure = Failure::new(Kind::ImagePull, "gone");
+        let actions = stock.step(Input::NotFetched { image: 0, failure: failure.clone() }, 1);
+        assert_eq!(actions, [Action::Ready { image: 0 }, Action::Fetch { image: 2 }]);
+        stock.step(Input::Begun { image: 0, waited: true }, 1);
+        assert_eq!((stock.word(0), stock.word(1)), (Word::Fail(failure), Word::Wait));
+        fetched(&mut stock, 1, 2);
+        let again = stock.step(Input::Ended { image: 0, again: true }, 3);
+        assert_eq!(again, [Action::Unready { image: 0 }, Action::Fetch { image: 0 }], "its episode is tried again, and so is it");
+    }
+
+    #[test]
+    fn one_that_does_not_go_is_not_asked_again_at_once() {
+        let mut stock = stock(Settings { pulls_in_flight: 1, ..small() }, 2, 35);
+        stock.step(Input::Tick, 0);
+        stock.step(Input::Begun { image: 0, waited: true }, 0);
+        fetched(&mut stock, 0, 0);
+        fetched(&mut stock, 1, 0);
+        assert!(stock.step(Input::Ended { image: 0, again: false }, 1).contains(&Action::Evict { image: 0 }));
+        let stays = stock.step(Input::NotEvicted { image: 0 }, 2);
+        assert!(stays.contains(&Action::Ready { image: 0 }) && stays.contains(&Action::WakeAt { at_ms: 2 + EVICT_AGAIN_MS }), "{stays:?}");
+        assert!(stock.step(Input::Tick, 2 + EVICT_AGAIN_MS).contains(&Action::Evict { image: 0 }));
+    }
+
+    #[derive(Debug, Clone)]
+    struct Case {
+        sizes: Vec<u64>,
+        samples: u32,
+        slots: usize,
+        pulls: usize,
+        prefetch: usize,
+        disk: u64,
+        bytes_in_flight: u64,
+        choices: Vec<u16>,
+    }
+
+    fn cases() -> impl Strategy<Value = Case> {
+        let sizes = prop::collection::vec(1..20_u64, 1..25);
+        (sizes, 1..4_u32, 1..8_usize, 1..4_usize, 1..6_usize, 60..200_u64, 0..50_u64, prop::collection::vec(any::<u16>(), 400)).prop_map(
+            |(sizes, samples, slots, pulls, prefetch, disk, bytes_in_flight, choices)| Case {
+                sizes,
+                samples,
+                slots,
+                pulls,
+                prefetch,
+                disk,
+                bytes_in_flight,
+                choices,
+            },
+        )
+    }
+
+    proptest! {
+        /// Whatever ends when, on however small a disk: all episodes are done, nothing in use goes, and nothing is pulled beyond the bounds.
+        #[test]
+        fn every_episode_has_its_image_in_the_end(case in cases()) {
+            let settings = Settings {
+                pulls_in_flight: case.pulls,
+                prefetch: case.prefetch,
+                bytes_in_flight: case.bytes_in_flight,
+                disk_high: 20,
+                disk_low: 40,
+                expected_bytes: 20,
+                ..Settings::default()
+            };
+            let known = |_| Known { needs: case.samples, ..Known::default() };
+            let mut stock = Stock::new(settings, case.sizes.iter().map(known), Some(case.disk));
+            let (mut used, mut now, mut held) = (0, 0, false);
+            let mut pending: Vec<u32> = vec![case.samples; case.sizes.len()];
+            let mut refs = vec![0_u32; case.sizes.len()];
+            let (mut ready, mut pulling, mut going, mut live) = (BTreeSet::new(), Vec::new(), Vec::new(), Vec::new());
+            let mut inputs = vec![Input::Tick];
+            for step in 0..20_000_usize {
+                while let Some(input) = inputs.pop() {
+                    for action in stock.step(input, now) {
+                        match action {
+                            Action::Fetch { image } => pulling.push(image),
+                            Action::Evict { image } => {
+                                prop_assert_eq!(refs[image as usize], 0, "in use");
+                                going.push(image);
+                            }
+                            Action::Ready { image } => drop(ready.insert(image)),
+                            Action::Unready { image } => drop(ready.remove(&image)),
+                            Action::Hold => held = true,
+                            Action::Release => held = false,
+                            Action::WakeAt { .. } => {}
+                        }
+                    }
+                }
+                let (in_flight, reserved, _) = stock.in_flight();
+                prop_assert_eq!(in_flight, pulling.len());
+                prop_assert!(in_flight <= case.pulls);
+                prop_assert!(case.bytes_in_flight == 0 || in_flight <= 1 || reserved <= case.bytes_in_flight.max(20));
+                prop_assert!(used <= case.disk, "the disk is full");
+                if pending.iter().all(|left| *left == 0) && live.is_empty() {
+                    return Ok(());
+                }
+                now += 1000;
+                let next = ready.iter().copied().find(|image| pending[*image as usize] > 0 && !held && live.len() < case.slots);
+                let choice = usize::from(case.choices[step % case.choices.len()]);
+                let open = [next.is_some(), !pulling.is_empty(), !going.is_empty(), !live.is_empty()];
+                let ways: Vec<usize> = (0..4).filter(|way| open[*way]).collect();
+                prop_assert!(!ways.is_empty(), "stuck: {:?}", stock);
+                match ways[choice % ways.len()] {
+                    0 => {
+                        let image = next.unwrap_or_default();
+                        pending[image as usize] -= 1;
+                        refs[image as usize] += 1;
+                        live.push(image);
+                        inputs.push(Input::Begun { image, waited: true });
+                    }
+                    1 => {
+                        let image: u32 = pulling.swap_remove(choice / 4 % pulling.len());
+                        let bytes = case.sizes[image as usize];
+                        used += bytes;
+                        inputs.push(Input::Disk { free: case.disk.saturating_sub(used) });
+                        inputs.push(Input::Fetched { image, bytes, pulled: true });
+                    }
+                    2 => {
+                        let image: u32 = going.swap_remove(choice / 4 % going.len());
+                        used -= case.sizes[image as usize];
+                        inputs.push(Input::Disk { free: case.disk.saturating_sub(used) });
+                        inputs.push(Input::Evicted { image });
+                    }
+                    _ => {
+                        let image = live.swap_remove(choice / 4 % live.len());
+                        let again = choice % 16 == 3;
+                        pending[image as usize] += u32::from(again);
+                        refs[image as usize] -= 1;
+                        inputs.push(Input::Ended { image, again });
+                    }
+                }
+            }
+            prop_assert!(false, "it does not end");
+        }
     }
 }

@@ -55,7 +55,9 @@ pub fn run(options: &Options) -> Outcome {
             if world.free() < high + expected && live > waiting.len() {
                 break;
             }
-            to_pull.pop_front().into_iter().for_each(|image| drop(world.pull(image)));
+            if let Some(image) = to_pull.pop_front() {
+                world.pull(image);
+            }
         }
         let Some(event) = world.next(live, working, more) else { break };
         match event {
