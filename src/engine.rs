@@ -20,7 +20,7 @@ use crate::{
     },
     endpoint::{Endpoints, ModelClient},
     grading,
-    sandbox::{Auto, Docker, Local, Native, Provider, bases::Bases},
+    sandbox::{Auto, Docker, Local, Native, Null, Provider, bases::Bases},
     scheduler::{
         core::Core,
         driver::{self, End, Stop},
@@ -31,7 +31,7 @@ use crate::{
 use budget::{Budgeted, Purse};
 use episodes::Engine;
 use std::sync::{Arc, Mutex, OnceLock};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 /// What a run came to.
 #[derive(Debug)]
@@ -77,6 +77,7 @@ async fn provider(settings: &Settings) -> Result<Arc<dyn Provider>, Failure> {
         }
         Backend::Docker => Arc::new(Docker::connect(settings.sandbox.docker.clone()).await?),
         Backend::Local => Arc::new(Local::new(settings.sandbox.local.clone())),
+        Backend::Null => Arc::new(Null::new(settings.sandbox.null)),
     })
 }
 
@@ -101,7 +102,7 @@ pub async fn missing(settings: &Settings, images: &[String]) -> Result<Vec<Strin
 /// # Errors
 /// What cannot work: address, model name, key.
 pub fn client(settings: &Settings) -> Result<Endpoints, Failure> {
-    Endpoints::new(settings.endpoint.clone(), Endpoints::limiters(&settings.endpoint))
+    Endpoints::new(settings.endpoint.clone(), Endpoints::limiters(&settings.endpoint)?)
 }
 
 /// Does these episodes of an open run, or all outstanding ones.
@@ -152,6 +153,7 @@ pub async fn run(
         shared,
         purse,
         emit,
+        recording: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
     });
     if only.is_none() {
         engine.reopen_waived().await?;

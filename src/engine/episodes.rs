@@ -2,7 +2,10 @@
 
 use super::{budget::Purse, commands::commands, images::Images};
 use crate::{
-    agent::runner::{self, Emit, Spool},
+    agent::{
+        prompt::Scaffold,
+        runner::{self, Emit, Spool},
+    },
     config::Settings,
     domain::{
         Attempt, AttemptId, Class, Disposition, EpisodeId, Failure, Grade, Instance, InstanceId, Kind, Trajectory, Transcript, Verdict,
@@ -17,7 +20,7 @@ use crate::{
         core::{Action, Todo},
         driver::Work,
     },
-    store::{Flaky, SpoolWriter, State, Store, Stream, state},
+    store::{Flaky, Record, SpoolWriter, State, Store, Stream, state},
     tokens::Counter,
 };
 use futures_util::future::BoxFuture;
@@ -27,6 +30,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
+use tokio::sync::Semaphore;
 
 /// Everything a run's episodes share.
 pub(super) struct Engine {
@@ -44,6 +48,8 @@ pub(super) struct Engine {
     pub flaky: Flaky,
     pub purse: Arc<Purse>,
     pub emit: Emit,
+    /// Records that are made at the same time.
+    pub recording: Arc<Semaphore>,
 }
 
 /// An attempt between its stages. The spool has the same, durably, but for the grade.
@@ -238,51 +244,77 @@ impl Engine {
 
     /// Joins what is known of the attempt and makes it durable. On failure its spool stays.
     async fn commit_draft(&self, id: &AttemptId, counts: bool) -> Result<(), Failure> {
-        let Draft { transcript, mut grade, failure, .. } = self.take(id);
-        let transcript = match transcript {
-            Some(transcript) => transcript,
-            // A panic took the transcript with it, or there was none yet: the spool has what was paid for.
-            None => {
-                let entries = self.store.recover(id).map_err(|e| e.failure())?;
-                Transcript::replay(entries).unwrap_or_else(|| Transcript::new(&self.head(id)))
-            }
-        };
+        let Draft { transcript, grade, failure, .. } = self.take(id);
         let instance = self.instance(&id.episode.instance).await?;
-        if let Some(grade) = &mut grade {
-            let commands = commands(&self.shared.scaffold.toolset, transcript.conversation.replied());
-            grade.suspect.extend(grading::suspicion::of_trajectory(&instance, commands.iter().map(String::as_str)));
-        }
-        let plan = &self.store.dir().info().plan;
-        let mut trajectory = Trajectory::new(
-            transcript,
+        let draft = Whole {
+            // A panic took the transcript with it, or there was none yet: the spool has what was paid for.
+            transcript: match transcript {
+                Some(transcript) => transcript,
+                None => {
+                    let entries = self.store.recover(id).map_err(|e| e.failure())?;
+                    Transcript::replay(entries).unwrap_or_else(|| Transcript::new(&self.head(id)))
+                }
+            },
             grade,
             failure,
-            Facts {
-                repo: &instance.repo,
-                base_commit: &instance.base_commit,
-                image: &instance.image,
-                url: &instance.url,
-                dataset_digest: plan.digests.get("dataset").map_or("", String::as_str),
-            },
-        );
-        if !trajectory.messages.is_empty() {
-            let (counter, name) = (self.counter.clone(), id.clone());
-            let counted = tokio::task::spawn_blocking(move || {
-                // A text that the counter cannot take costs its count, not the record.
-                match std::panic::catch_unwind(AssertUnwindSafe(|| counter.fill(&mut trajectory))) {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::warn!(id = %name, %error, "tokens not counted"),
-                    Err(_) => tracing::error!(id = %name, "a bug of sweroll: counting tokens panicked"),
-                }
-                trajectory
-            });
-            trajectory = counted.await.map_err(|e| Failure::new(Kind::Panic, format!("counting tokens: {e}")))?;
-        }
-        let outcome = outcome(&trajectory, counts).map_err(|e| Failure::new(Kind::Panic, format!("the record of {id}: {e}")))?;
-        let stream = stream(&outcome);
-        self.store.commit(&trajectory, outcome.clone(), stream).await.map_err(|e| e.failure())?;
+            instance,
+            dataset_digest: self.store.dir().info().plan.digests.get("dataset").cloned().unwrap_or_default(),
+            scaffold: Arc::clone(&self.shared.scaffold),
+            counter: self.counter.clone(),
+            max_bytes: self.settings.store.max_record_bytes,
+        };
+        // Seconds of processor time come together when thousands end at once: the loop must not wait for them.
+        let permit = Arc::clone(&self.recording).acquire_owned().await;
+        let (made, name) = (tokio::task::spawn_blocking(move || draft.record(counts)), id.clone());
+        let made = made.await.map_err(|e| Failure::new(Kind::Panic, format!("the record of {name}: {e}")))?;
+        drop(permit);
+        let (record, outcome) = made?;
+        self.store.commit_record(record).await.map_err(|e| e.failure())?;
         (self.emit)(EventKind::Committed { id: id.clone(), outcome }).await;
         Ok(())
+    }
+}
+
+/// All that a record is made of.
+struct Whole {
+    transcript: Transcript,
+    grade: Option<Grade>,
+    failure: Option<Failure>,
+    instance: Instance,
+    dataset_digest: String,
+    scaffold: Arc<Scaffold>,
+    counter: Counter,
+    max_bytes: u64,
+}
+
+impl Whole {
+    /// Joins it, counts its tokens and writes its line: milliseconds of processor time.
+    fn record(self, counts: bool) -> Result<(Record, Outcome), Failure> {
+        let Whole { transcript, mut grade, failure, instance, dataset_digest, scaffold, counter, max_bytes } = self;
+        let id = transcript.begun.id.clone();
+        if let Some(grade) = &mut grade {
+            let commands = commands(&scaffold.toolset, transcript.conversation.replied());
+            grade.suspect.extend(grading::suspicion::of_trajectory(&instance, commands.iter().map(String::as_str)));
+        }
+        let facts = Facts {
+            repo: &instance.repo,
+            base_commit: &instance.base_commit,
+            image: &instance.image,
+            url: &instance.url,
+            dataset_digest: &dataset_digest,
+        };
+        let mut trajectory = Trajectory::new(transcript, grade, failure, facts);
+        if !trajectory.messages.is_empty() {
+            // A text that the counter cannot take costs its count, not the record.
+            match std::panic::catch_unwind(AssertUnwindSafe(|| counter.fill(&mut trajectory))) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%id, %error, "tokens not counted"),
+                Err(_) => tracing::error!(%id, "a bug of sweroll: counting tokens panicked"),
+            }
+        }
+        let outcome = outcome(&trajectory, counts).map_err(|e| Failure::new(Kind::Panic, format!("the record of {id}: {e}")))?;
+        let record = Record::new(&trajectory, outcome.clone(), stream(&outcome), max_bytes).map_err(|e| e.failure())?;
+        Ok((record, outcome))
     }
 }
 

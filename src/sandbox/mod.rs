@@ -8,6 +8,7 @@ pub mod elf;
 pub mod fetch;
 pub mod local;
 pub mod native;
+pub mod null;
 mod owner;
 pub mod prepare;
 mod private_dir;
@@ -20,6 +21,7 @@ pub use docker::Docker;
 pub use fetch::{Disk, FetchError, Fetched};
 pub use local::Local;
 pub use native::Native;
+pub use null::Null;
 
 use crate::domain::{AttemptId, Failure, Kind};
 use crate::toolbox::client::{self, Toolbox};
@@ -121,6 +123,10 @@ pub trait Sandbox: Send + Sync + 'static {
     fn workdir(&self) -> &str;
     /// Digest of the image's content, empty where there is none.
     fn image_digest(&self) -> &str;
+    /// Nothing is in it, so that there is no base to be brought to and no runner to be found.
+    fn is_null(&self) -> bool {
+        false
+    }
     /// What the backend says happened to it, asked when its stream broke.
     fn fate(&self) -> BoxFuture<'_, Fate>;
     /// Kills at once, and returns once the backend says that it is dead.

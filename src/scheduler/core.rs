@@ -216,6 +216,12 @@ impl Core {
         self.queue.len() + self.live.len() + self.abandoned + self.waiving
     }
 
+    /// Episodes at work, in any stage.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.live.len()
+    }
+
     #[must_use]
     pub fn drain_reason(&self) -> Option<&str> {
         self.draining.as_deref()
@@ -432,6 +438,7 @@ impl Core {
     }
 
     fn begin(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
+        self.queue.advance(now_ms);
         let mut waived = Vec::new();
         while self.agents < self.policy.concurrency
             && self.grade_queue.len() < self.policy.backlog_limit()
@@ -439,7 +446,7 @@ impl Core {
             && waived.len() < WAIVED_AT_ONCE
             && self.forecast.allows(self.agents)
         {
-            let Some(Next { episode, attempt, tries }) = self.queue.pop(now_ms) else { break };
+            let Some(Next { episode, attempt, tries }) = self.queue.pop() else { break };
             if self.has_enough(&episode.instance) {
                 waived.push(episode);
                 continue;

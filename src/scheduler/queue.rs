@@ -66,13 +66,17 @@ impl Queue {
         }
     }
 
-    /// The next that is due and ready.
-    pub fn pop(&mut self, now_ms: u64) -> Option<Next> {
+    /// What is due by now may be begun.
+    pub fn advance(&mut self, now_ms: u64) {
         while let Some(Reverse((at, _))) = self.later.peek()
             && *at <= now_ms
         {
             self.again.extend(self.later.pop().map(|Reverse((_, next))| next));
         }
+    }
+
+    /// The next that is due and ready.
+    pub fn pop(&mut self) -> Option<Next> {
         while let Some(next) = self.again.pop_front().or_else(|| self.first.pop_front()) {
             match &mut self.gate {
                 Some(gate) if !gate.ready.contains(&next.episode.instance) => gate.park(next),
@@ -108,7 +112,8 @@ mod tests {
     }
 
     fn all(queue: &mut Queue, now_ms: u64) -> Vec<String> {
-        std::iter::from_fn(|| queue.pop(now_ms)).map(|next| next.episode.to_string()).collect()
+        queue.advance(now_ms);
+        std::iter::from_fn(|| queue.pop()).map(|next| next.episode.to_string()).collect()
     }
 
     #[test]
@@ -132,7 +137,7 @@ mod tests {
         queue.ready(&"b".parse().unwrap());
         queue.ready(&"b".parse().unwrap());
         queue.ready(&"a".parse().unwrap());
-        assert_eq!(queue.pop(0), Some(next("b@0")));
+        assert_eq!(queue.pop(), Some(next("b@0")));
         queue.unready(&"b".parse().unwrap());
         assert_eq!((all(&mut queue, 0), queue.len()), (vec!["a@0".to_owned(), "a@1".to_owned()], 2));
         ["b", "c"].into_iter().for_each(|i| queue.ready(&i.parse().unwrap()));
