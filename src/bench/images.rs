@@ -137,7 +137,7 @@ mod tests {
     /// More images at once than the disk has room for: slower, but it ends, and the disk is never full.
     #[test]
     fn a_small_disk_holds_the_run_up_but_does_not_stop_it() {
-        let options = Options { images: 200, disk_gb: 40.0, concurrency: 200, ..Options::default() };
+        let options = Options { images: 200, disk_gb: 100.0, concurrency: 400, ..Options::default() };
         let planned = planned::run(&options);
         assert_eq!((planned.episodes, planned.pulls), (1000, 200), "{planned:?}");
         assert!(planned.disk_gb_max < options.disk_gb, "{planned:?}");

@@ -435,6 +435,7 @@ impl Stock {
             actions.push(Action::WakeAt { at_ms: self.resume_at });
         }
         self.clean(now_ms, actions);
+        self.give_way(now_ms, actions);
         self.hold(actions);
     }
 
@@ -480,6 +481,14 @@ impl Stock {
     /// What nobody needs any more goes before the room is wanted, so that pulls do not wait for it.
     fn clean(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
         while self.room(self.settings.disk_low).saturating_add(self.going_bytes) < self.expected && self.evict_next(None, now_ms, actions) {
+        }
+    }
+
+    /// Where images that wait for their episodes fill the disk so that none begins, the one needed last goes and comes again later.
+    fn give_way(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
+        let full = self.free.is_some_and(|free| free < self.settings.disk_high);
+        if full && self.going == 0 && self.in_use == 0 && self.fetching == 0 && self.ahead.len() > 1 {
+            self.evict_next(Some(0), now_ms, actions);
         }
     }
 

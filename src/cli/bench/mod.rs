@@ -1,5 +1,6 @@
 //! `sweroll bench`: what sweroll costs, measured and simulated.
 
+mod images;
 mod limits;
 
 use super::Outcome;
@@ -16,10 +17,13 @@ pub struct Args {
 enum What {
     /// Simulate the limits of requests and tokens a minute: kept full, brown-outs, several processes, replicas
     Limits(limits::Args),
+    /// Simulate a run's images on its disk: fetched ahead, each once, and removed when no episode needs it
+    Images(images::Args),
 }
 
 pub fn run(args: &Args) -> Outcome {
     match &args.what {
         What::Limits(args) => limits::run(args),
+        What::Images(args) => images::run(args),
     }
 }
