@@ -17,9 +17,9 @@ use crate::{
         EpisodeId, Failure, Kind,
         event::{EVENTS_VERSION, EventKind},
     },
-    endpoint::{Limiter, ModelClient, OpenAi},
+    endpoint::{Endpoints, ModelClient},
     grading,
-    sandbox::{Auto, Docker, Local, Native, Provider},
+    sandbox::{Auto, Docker, Local, Native, Null, Provider, bases::Bases},
     scheduler::{
         core::Core,
         driver::{self, End, Stop},
@@ -30,7 +30,7 @@ use crate::{
 use budget::{Budgeted, Purse};
 use episodes::Engine;
 use std::sync::{Arc, Mutex};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 /// What a run came to.
 #[derive(Debug)]
@@ -44,8 +44,7 @@ pub struct Report {
 /// What a run needs from outside, found to answer before anything is begun or written.
 pub struct Ready {
     provider: Arc<dyn Provider>,
-    client: OpenAi,
-    limiter: Arc<Limiter>,
+    client: Endpoints,
 }
 
 impl Ready {
@@ -61,11 +60,11 @@ impl Ready {
 /// # Errors
 /// With what is wrong and the mend.
 pub async fn preflight(settings: &Settings) -> Result<Ready, Failure> {
-    let (client, limiter) = client(settings)?;
+    let client = client(settings)?;
     let provider = provider(settings).await?;
     provider.check().await?;
     client.check().await?;
-    Ok(Ready { provider, client, limiter })
+    Ok(Ready { provider, client })
 }
 
 async fn provider(settings: &Settings) -> Result<Arc<dyn Provider>, Failure> {
@@ -77,6 +76,7 @@ async fn provider(settings: &Settings) -> Result<Arc<dyn Provider>, Failure> {
         }
         Backend::Docker => Arc::new(Docker::connect(settings.sandbox.docker.clone()).await?),
         Backend::Local => Arc::new(Local::new(settings.sandbox.local.clone())),
+        Backend::Null => Arc::new(Null::new(settings.sandbox.null)),
     })
 }
 
@@ -96,13 +96,12 @@ pub async fn missing(settings: &Settings, images: &[String]) -> Result<Vec<Strin
     provider(settings).await?.missing(images).await
 }
 
-/// The endpoint's client, which has talked to nobody yet.
+/// The client of the endpoints, which has talked to nobody yet.
 ///
 /// # Errors
 /// What cannot work: address, model name, key.
-pub fn client(settings: &Settings) -> Result<(OpenAi, Arc<Limiter>), Failure> {
-    let limiter = Arc::new(Limiter::new(settings.endpoint.limits));
-    Ok((OpenAi::new(settings.endpoint.clone(), Arc::clone(&limiter))?, limiter))
+pub fn client(settings: &Settings) -> Result<Endpoints, Failure> {
+    Endpoints::new(settings.endpoint.clone(), Endpoints::limiters(&settings.endpoint))
 }
 
 /// Does these episodes of an open run, or all outstanding ones.
@@ -117,7 +116,8 @@ pub async fn run(
     emit: Emit,
     stop: mpsc::Receiver<Stop>,
 ) -> Result<Report, Failure> {
-    let Ready { provider, client, limiter } = ready;
+    let Ready { provider, client } = ready;
+    let client = Arc::new(client);
     let run = store.dir().info().run.clone();
     settings.grading.prepare = settings.sandbox.prepare.clone();
     settings.scheduler = settings.scheduler.fitted(provider.capacity().map(|host| host.holds(&settings.sandbox.limits)));
@@ -131,7 +131,7 @@ pub async fn run(
     let scaffold = scaffold(&settings).map_err(|e| Failure::new(Kind::RunDir, e.to_string()))?;
     let purse = Arc::new(Purse::new(settings.scheduler.budget(), settings.endpoint.prices));
     let shared = runner::Shared {
-        client: Arc::new(Budgeted::new(client, Arc::clone(&purse))) as Arc<dyn ModelClient>,
+        client: Arc::new(Budgeted::new(Arc::clone(&client) as Arc<dyn ModelClient>, Arc::clone(&purse))) as Arc<dyn ModelClient>,
         scaffold: Arc::new(scaffold),
         limits: settings.agent.clone(),
         exclude: settings.sandbox.prepare.exclude.clone().into(),
@@ -144,12 +144,14 @@ pub async fn run(
         drafts: Mutex::default(),
         runners: grading::Runners::default(),
         flaky: Flaky::frozen(store.dir()).map_err(|e| e.failure())?,
+        bases: Bases::new(Arc::clone(&provider), settings.sandbox.prepare.clone()),
         provider: Arc::clone(&provider),
         store,
         settings,
         shared,
         purse,
         emit,
+        recording: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
     });
     if only.is_none() {
         engine.reopen_waived().await?;
@@ -162,9 +164,10 @@ pub async fn run(
     // What the core is told of images and disk comes by `tell`.
     let (tell, told) = mpsc::channel(1024);
     drop(tell);
-    let watching = tokio::spawn(watch(limiter, Arc::clone(&engine.emit)));
+    let watching = tokio::spawn(watch(Arc::clone(&client), Arc::clone(&engine.emit)));
     let end = driver::drive(core, Arc::clone(&engine), stop, told).await;
     watching.abort();
+    (engine.emit)(EventKind::Endpoints { endpoints: client.status() }).await;
     if let Err(failure) = provider.sweep(&run).await {
         tracing::warn!(%failure, "sandboxes may be left; the next run removes them");
     }
@@ -180,16 +183,23 @@ pub async fn run(
     Ok(Report { end, summary, budget })
 }
 
-/// Tells when the endpoint's limit of requests in flight moved.
-async fn watch(limiter: Arc<Limiter>, emit: Emit) {
+/// Tells when the endpoints' limit of requests in flight moved, or their health; and how they are once a minute.
+async fn watch(client: Arc<Endpoints>, emit: Emit) {
     let mut told = 0;
+    let mut health = Vec::new();
     let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
-    loop {
+    for second in 0_u64.. {
         tick.tick().await;
-        let in_flight = limiter.snapshot().limit;
+        let endpoints = client.status();
+        let in_flight = endpoints.iter().map(|one| one.in_flight_limit).sum();
         if in_flight != told {
             told = in_flight;
             emit(EventKind::LimitChanged { in_flight }).await;
+        }
+        let now: Vec<_> = endpoints.iter().map(|one| (one.up, one.out, one.ejections)).collect();
+        if now != health || second % 60 == 59 {
+            health = now;
+            emit(EventKind::Endpoints { endpoints }).await;
         }
     }
 }

@@ -82,12 +82,18 @@ const RULES: [(&str, &[&str]); 23] = [
 ];
 
 /// Rooms that decide: they may not know time, tasks, files or chance.
-const PURE: [&str; 30] = [
+const PURE: [&str; 36] = [
     "domain/",
+    "bench/limits",
+    "bench/plot.rs",
+    "endpoint/server/brownout.rs",
+    "endpoint/server/queue.rs",
+    "endpoint/server/rate.rs",
     "scheduler/budget.rs",
     "scheduler/core.rs",
     "scheduler/policy.rs",
     "scheduler/queue.rs",
+    "bench/schedule/fate.rs",
     "agent/machine.rs",
     "agent/history.rs",
     "grading/course.rs",

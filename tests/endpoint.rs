@@ -14,7 +14,7 @@ use std::{
 use sweroll::{
     domain::{Kind, Message, Role, ToolCall, transcript::Response},
     endpoint::{
-        Limiter, ModelClient, ModelError, OpenAi, Request, Settings,
+        Endpoints, Limiter, ModelClient, ModelError, Request, Settings,
         limiter::{End, Limits},
         price::Prices,
         retry::Policy,
@@ -168,14 +168,14 @@ fn keyed(settings: Settings) -> (Settings, tempfile::NamedTempFile) {
     (Settings { api_key_file: Some(file.path().into()), ..settings }, file)
 }
 
-fn client(settings: Settings) -> (OpenAi, Arc<Limiter>) {
+fn client(settings: Settings) -> (Endpoints, Arc<Limiter>) {
     let limiter = Arc::new(Limiter::new(settings.limits));
-    (OpenAi::new(settings, limiter.clone()).unwrap(), limiter)
+    (Endpoints::new(settings, vec![limiter.clone()]).unwrap(), limiter)
 }
 
-async fn complete(client: &OpenAi) -> Result<Response, ModelError> {
-    let messages = [Message::new(Role::System, "be brief"), Message::new(Role::User, "hi")];
-    let request = Request { messages: &messages, tools: &"".into(), estimate: 200 };
+async fn complete(client: &Endpoints) -> Result<Response, ModelError> {
+    let messages = [Message::new(Role::System, "be brief"), Message::new(Role::User, "hi")].iter().collect();
+    let request = Request { messages: &messages, tools: &"".into(), estimate: 200, affinity: 0 };
     timeout(LONG, client.complete(request)).await.expect("no hang")
 }
 
@@ -206,7 +206,7 @@ async fn one_completion_end_to_end() {
     let mut messages = vec![Message::new(Role::User, "hi")];
     let ask = |messages: Vec<Message>| {
         let (client, tools) = (&client, &tools);
-        async move { client.complete(Request { messages: &messages, tools, estimate: 9 }).await.unwrap() }
+        async move { client.complete(Request { messages: &messages.iter().collect(), tools, estimate: 9, affinity: 0 }).await.unwrap() }
     };
     let response = ask(messages.clone()).await;
     assert_eq!(response.message.tool_calls, [ToolCall::new("call_0_0", "bash", r#"{"command":  "ls"}"#)]);
@@ -548,7 +548,7 @@ async fn the_preflight_finds_what_is_wrong() {
 #[test]
 fn settings_that_cannot_work_are_refused_before_anything_is_sent() {
     let good = Settings { url: "http://127.0.0.1:1".into(), model: "m".into(), ..Settings::default() };
-    let refused = |settings: Settings| OpenAi::new(settings, Arc::new(Limiter::new(Limits::default()))).unwrap_err();
+    let refused = |settings: Settings| Endpoints::new(settings, vec![Arc::new(Limiter::new(Limits::default()))]).unwrap_err();
     let stream = json!({"stream": true}).as_object().unwrap().clone();
     for (settings, kind, words) in [
         (Settings { url: "localhost:8000".into(), ..good.clone() }, Kind::UnknownModel, "endpoint.url"),

@@ -358,6 +358,8 @@ fn spec(instance: &Instance) -> Spec {
         image: instance.image.clone(),
         workdir: instance.workdir.clone(),
         limits: Limits::default(),
+        keep: false,
+        upon: None,
     }
 }
 
@@ -469,7 +471,7 @@ async fn a_prepared_sandbox_has_its_base_tree_and_no_future() {
         .pre_commands
         .push_str("\necho fixed > fixed && git add -A && git -c user.name=t -c user.email=t@t commit -qm fix && git reset -q --hard HEAD^");
     let sandbox = provider().start(&spec(&instance)).await.unwrap();
-    let prepared = prepare::prepare(sandbox.as_ref(), &instance, &Default::default(), true).await.unwrap();
+    let prepared = prepare::prepare(sandbox.as_ref(), &instance, &Default::default()).await.unwrap();
     assert!(!prepared.base_tree.is_empty());
     let log =
         prepare::script(sandbox.as_ref(), sandbox.workdir(), 60, b"git reflog; git log --oneline --all | wc -l; git fsck --lost-found\n");
@@ -532,7 +534,7 @@ async fn a_lost_sandbox_is_never_the_tasks_or_the_models_doing_before_the_model(
     instance.pre_commands = "kill -9 $PPID; sleep 60".to_owned();
     for oom in [false, true] {
         let sandbox = said(&instance, oom).await;
-        let failure = prepare::prepare(&sandbox, &instance, &prepare::Settings::default(), false).await.unwrap_err();
+        let failure = prepare::at_base(&sandbox, &instance, &prepare::Settings::default()).await.unwrap_err();
         assert_eq!(failure.kind, Kind::SandboxLost, "{failure}");
         assert_eq!(failure.message.contains("memory"), oom, "{failure}");
         let failure = prepare::call(&sandbox, Op::Usage, &[]).await.unwrap_err();
@@ -878,10 +880,10 @@ async fn the_agents_sandbox_is_searched_for_a_runner_once() {
     }
     instance.language = "python".to_owned();
     let sandbox = provider().start(&spec(&instance)).await.unwrap();
-    let before = prepare::prepare(sandbox.as_ref(), &instance, &prepare::Settings::default(), true).await.unwrap();
+    let before = prepare::prepare(sandbox.as_ref(), &instance, &prepare::Settings::default()).await.unwrap();
     grading::probe(sandbox.as_ref(), &instance, &runners).await.unwrap();
     instance.pre_commands = String::new();
-    let after = prepare::prepare(sandbox.as_ref(), &instance, &prepare::Settings::default(), true).await.unwrap();
+    let after = prepare::prepare(sandbox.as_ref(), &instance, &prepare::Settings::default()).await.unwrap();
     assert_eq!(before, after, "the search leaves nothing in the work tree");
     sandbox.destroy().await.unwrap();
 }
@@ -1063,7 +1065,7 @@ mod realset {
             let run = async |text: String| prepare::script(sandbox.as_ref(), sandbox.workdir(), 60, text.as_bytes()).await.unwrap();
             let there = format!("git cat-file -e {} && echo there\n", instance.fix_commit);
             assert_eq!(run(there.clone()).await.tail(99), "there\n", "{}: nothing to scrub", instance.instance_id);
-            let prepared = prepare::prepare(sandbox.as_ref(), instance, &prepare::Settings::default(), true).await.unwrap();
+            let prepared = prepare::prepare(sandbox.as_ref(), instance, &prepare::Settings::default()).await.unwrap();
             assert!(!prepared.base_tree.is_empty());
             assert!(!run(there).await.tail(999).contains("there\n"));
             let commits =

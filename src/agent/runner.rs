@@ -11,7 +11,7 @@ use crate::{
         event::EventKind,
         transcript::{Begun, Ended, Entry, Observation, Response},
     },
-    endpoint::{ModelClient, ModelError, Request},
+    endpoint::{ModelClient, ModelError, Request, pool},
     sandbox::Sandbox,
     toolbox::{
         client::ToolboxError,
@@ -59,6 +59,8 @@ struct Runner<'a> {
     began: Instant,
     /// Time in which the endpoint's limits or its failures held the episode up: it is not the model's.
     waited: Duration,
+    /// All attempts at an episode begin with the same prompt.
+    affinity: u64,
 }
 
 /// What stopped the loop: an exit reason, or the failure that left none.
@@ -67,19 +69,23 @@ type Stopped = Result<ExitReason, Failure>;
 /// Runs the episode to its end. Whatever ended it, the diff is salvaged and the transcript has an `ended`.
 pub async fn run(shared: &Shared, sandbox: &dyn Sandbox, spool: &mut dyn Spool, begun: Begun, admitted: Instant) -> Transcript {
     let context = Context::new(&begun.messages, &begun.tools);
-    let first = Entry::Begun(begun.clone());
+    let affinity = pool::key(&begun.id.episode.to_string());
+    let transcript = Transcript::new(&begun);
+    // Durable before it is acted on, as all that follows; the prompt's text lives on in the transcript alone.
+    let durable = spool.append(&Entry::Begun(begun)).await;
     let mut runner = Runner {
         shared,
         sandbox,
         spool,
-        transcript: Transcript::new(begun),
+        transcript,
         context,
         machine: Machine::default(),
         cwd: sandbox.workdir().to_owned(),
         began: Instant::now(),
         waited: Duration::ZERO,
+        affinity,
     };
-    let stopped = match runner.spool.append(&first).await {
+    let stopped = match durable {
         Ok(()) => runner.turns().await,
         Err(failure) => Err(failure),
     };
@@ -152,8 +158,12 @@ impl Runner<'_> {
 
     /// A reply, or the exit reason that stands in its place. Bounded by the endpoint's own timeouts and retry policy.
     async fn ask(&mut self) -> Result<Result<Response, ExitReason>, Failure> {
-        let request =
-            Request { messages: &self.transcript.messages, tools: &self.transcript.begun.tools, estimate: self.context.next_prompt() };
+        let request = Request {
+            messages: &self.transcript.conversation,
+            tools: &self.transcript.begun.tools,
+            estimate: self.context.next_prompt(),
+            affinity: self.affinity,
+        };
         let asked = Instant::now();
         match self.shared.client.complete(request).await {
             Ok(response) => {
@@ -256,7 +266,7 @@ impl Runner<'_> {
     async fn explain_cut(&mut self) -> Result<(), Failure> {
         let shared = self.shared;
         let text = shared.scaffold.length_cut();
-        let calls: Vec<ToolCall> = self.transcript.unanswered().cloned().collect();
+        let calls = self.transcript.conversation.unanswered();
         if calls.is_empty() {
             return self.remind(text).await;
         }

@@ -1,2 +1,5 @@
 //! What `sweroll bench` measures and simulates.
+
+pub mod limits;
+pub mod plot;
 pub mod schedule;

@@ -2,7 +2,12 @@
 
 use super::{CliError, Exit, Outcome, block_on, left_out, print};
 use crate::{
-    endpoint::server::{Fault, Play, Playbook, Script, Server, Settings},
+    endpoint::server::{
+        Fault, Play, Playbook, Script, Server, Settings,
+        brownout::Brownout,
+        queue::{MAX_SLOTS, Service},
+        rate,
+    },
     store::dataset,
 };
 use clap::Args as ClapArgs;
@@ -58,6 +63,61 @@ pub struct Args {
     /// Decides which replies fail, and every choice of a script
     #[arg(long, value_name = "N", default_value_t = 0, env = "SWEROLL_SEED", help_heading = "Server")]
     seed: u64,
+    #[command(flatten)]
+    limits: Limits,
+    #[command(flatten)]
+    service: ServiceArgs,
+}
+
+/// What is let in.
+#[derive(Debug, ClapArgs)]
+struct Limits {
+    /// Requests a minute; those over it get a 429. 0: no limit
+    #[arg(long, value_name = "N", default_value_t = 0, env = "SWEROLL_SERVED_RPM", help_heading = "Limits")]
+    rpm: u64,
+    /// Tokens a minute, of prompts and completions. 0: no limit
+    #[arg(long, value_name = "N", default_value_t = 0, env = "SWEROLL_SERVED_TPM", help_heading = "Limits")]
+    tpm: u64,
+    /// Requests at once from a full bucket, and tokens in the same proportion. 0: what ten seconds earn
+    #[arg(long, value_name = "N", default_value_t = 0, env = "SWEROLL_SERVED_BURST", help_heading = "Limits")]
+    burst: u64,
+    /// bucket refills all the time, fixed gives the whole allowance at the beginning of every minute
+    #[arg(long, value_name = "KIND", default_value = "bucket", env = "SWEROLL_SERVED_WINDOW", help_heading = "Limits")]
+    window: rate::Window,
+    /// Requests in flight; those over it get a 429. 0: no limit
+    #[arg(long, value_name = "N", default_value_t = 0, env = "SWEROLL_SERVED_IN_FLIGHT", help_heading = "Limits")]
+    in_flight: u64,
+    /// What a 429 tells: full (Retry-After and x-ratelimit-*), retry-after, or none
+    #[arg(long, value_name = "WHAT", default_value = "full", env = "SWEROLL_SERVED_HINT", help_heading = "Limits")]
+    hint: rate::Hint,
+    /// A time at which the server is slow or refuses: seconds from its begin, seconds long, and a share of its speed, 429, 503 or
+    /// refuse (503), such as 600,60,0.1; repeatable
+    #[arg(long, value_name = "AT,FOR,WHAT", env = "SWEROLL_BROWNOUT", value_delimiter = ';', help_heading = "Limits")]
+    brownout: Vec<Brownout>,
+}
+
+/// The machine that serves.
+#[derive(Debug, ClapArgs)]
+struct ServiceArgs {
+    /// Requests worked on at one time, the others wait. 0: no machine is modelled, and what follows means nothing
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_SLOTS)), env = "SWEROLL_SLOTS", help_heading = "Machine")]
+    slots: u32,
+    /// Prompt tokens a second, of all requests together
+    #[arg(long, value_name = "N", default_value_t = Service::default().prefill_tokens_per_s, value_parser = positive, env = "SWEROLL_PREFILL", help_heading = "Machine")]
+    prefill: f64,
+    /// Completion tokens a second of a request that is alone
+    #[arg(long, value_name = "N", default_value_t = Service::default().decode_tokens_per_s, value_parser = positive, env = "SWEROLL_DECODE", help_heading = "Machine")]
+    decode: f64,
+    /// How much longer a token takes with all slots at work: 1 is twice as long
+    #[arg(long, value_name = "X", default_value_t = Service::default().decode_slowdown, value_parser = positive, env = "SWEROLL_DECODE_SLOWDOWN", help_heading = "Machine")]
+    decode_slowdown: f64,
+    /// Tokens of the prefix cache: a prompt whose beginning was served before prefills only what is new
+    #[arg(long, value_name = "N", default_value_t = Service::default().cache_tokens, env = "SWEROLL_CACHE_TOKENS", help_heading = "Machine")]
+    cache_tokens: u64,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|n: &f64| n.is_finite() && *n >= 0.0).ok_or_else(|| format!("{text:?} is no number from 0 on"))
 }
 
 /// Which rows are taken, as `run` takes them.
@@ -137,6 +197,22 @@ pub fn run(args: Args) -> Outcome {
         max_context_tokens: args.max_context,
         wander_turns: args.wander_turns,
         reasoning: args.reasoning,
+        limits: rate::Limits {
+            requests_per_minute: args.limits.rpm,
+            tokens_per_minute: args.limits.tpm,
+            burst: args.limits.burst,
+            window: args.limits.window,
+            in_flight: args.limits.in_flight,
+            hint: args.limits.hint,
+        },
+        service: Service {
+            slots: args.service.slots,
+            prefill_tokens_per_s: args.service.prefill,
+            decode_tokens_per_s: args.service.decode,
+            decode_slowdown: args.service.decode_slowdown,
+            cache_tokens: args.service.cache_tokens,
+        },
+        brownouts: args.limits.brownout,
         ..Settings::default()
     };
     settings.check().map_err(CliError::usage)?;

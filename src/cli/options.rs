@@ -3,6 +3,7 @@
 use super::CliError;
 use crate::{
     config::{self, Settings},
+    endpoint::settings::Replica,
     tokens::{LossPolicy, Target},
 };
 use clap::Args;
@@ -34,9 +35,9 @@ pub struct Operation {
     #[arg(long, env = "SWEROLL_KEEP_GOING", help_heading = "Bounds")]
     pub keep_going: bool,
     /// Base URL of an OpenAI-compatible endpoint, such as https://HOST/v1; what follows a `?` is not kept in the run, so give it
-    /// again to `rerun`
-    #[arg(long, value_name = "URL", env = "SWEROLL_ENDPOINT", help_heading = "Model")]
-    pub endpoint: Option<String>,
+    /// again to `rerun`. Repeatable (or parted by spaces) where several serve the model; 2@URL gives one twice the episodes
+    #[arg(long, value_name = "URL", env = "SWEROLL_ENDPOINT", value_delimiter = ' ', help_heading = "Model")]
+    pub endpoint: Vec<Replica>,
     /// File that holds the API key; without it the key is read from the environment variable SWEROLL_API_KEY
     #[arg(long, value_name = "FILE", env = "SWEROLL_API_KEY_FILE", help_heading = "Model")]
     pub api_key_file: Option<PathBuf>,
@@ -198,10 +199,27 @@ impl Operation {
         layer.set("scheduler.budget_tokens", self.budget_tokens.map(|n| i64::try_from(n).unwrap_or(i64::MAX)));
         layer.set("scheduler.keep_going", self.keep_going.then_some(true));
         layer.set("seal.at_end", self.no_seal.then_some(false));
-        layer.set("endpoint.url", self.endpoint.clone());
+        self.lay_endpoints(layer);
         layer.set("endpoint.api_key_file", self.api_key_file.as_ref().map(|p| p.display().to_string()));
         layer.set("endpoint.limits.requests_per_minute", self.requests_per_minute.map(|n| n as i64));
         layer.set("endpoint.limits.tokens_per_minute", self.tokens_per_minute.map(|n| n as i64));
+    }
+}
+
+impl Operation {
+    /// One address is `endpoint.url`; several, or one with a weight, take the place of all that were set.
+    fn lay_endpoints(&self, layer: &mut config::Layer) {
+        let (url, replicas) = match self.endpoint.as_slice() {
+            [] => return,
+            [one] => (one.url.clone(), &[][..]),
+            several => (String::new(), several),
+        };
+        let replica = |one: &Replica| {
+            let pairs = [("url", toml::Value::from(one.url.clone())), ("weight", one.weight.0.into())];
+            toml::Value::Table(pairs.map(|(key, value)| (key.to_owned(), value)).into_iter().collect())
+        };
+        layer.set("endpoint.url", Some(url));
+        layer.set("endpoint.replicas", Some(replicas.iter().map(replica).collect::<Vec<_>>()));
     }
 }
 

@@ -71,7 +71,7 @@ pub fn run(args: Args) -> Outcome {
 fn required(settings: &Settings) -> Result<(), CliError> {
     let missing = [
         ("--instances", settings.instances.path.as_os_str().is_empty()),
-        ("--endpoint", settings.endpoint.url.is_empty()),
+        ("--endpoint", settings.endpoint.url.is_empty() && settings.endpoint.replicas.is_empty()),
         ("--model", settings.endpoint.model.is_empty()),
     ];
     match missing.iter().find(|(_, missing)| *missing) {

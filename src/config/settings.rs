@@ -55,6 +55,8 @@ pub enum Backend {
     Native,
     /// Plain processes, which isolate nothing.
     Local,
+    /// Nothing at all: every call is answered by made-up output, so that the engine's own cost can be measured.
+    Null,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -66,6 +68,7 @@ pub struct Sandbox {
     pub docker: sandbox::docker::Settings,
     pub native: sandbox::native::Settings,
     pub local: sandbox::local::Settings,
+    pub null: sandbox::null::Settings,
 }
 
 impl Settings {
@@ -82,8 +85,14 @@ impl Settings {
     /// Where a number is none.
     pub fn table(&self) -> Result<Table, ConfigError> {
         let mut shown = self.clone();
-        shown.endpoint.url = self.endpoint.url.split('?').next().unwrap_or_default().to_owned();
+        let urls = shown.endpoint.replicas.iter_mut().map(|replica| &mut replica.url);
+        urls.chain([&mut shown.endpoint.url]).for_each(|url| url.truncate(url.find('?').unwrap_or(url.len())));
         Table::try_from(shown).map_err(|e| ConfigError::Value(format!("{e}: give a finite number")))
+    }
+
+    fn is_priced(&self) -> bool {
+        let own = self.endpoint.replicas.iter().filter_map(|replica| replica.prices);
+        own.chain([self.endpoint.prices]).any(|prices| prices != Prices::default())
     }
 
     /// What no single key can tell.
@@ -102,7 +111,7 @@ impl Settings {
             None if !(self.scheduler.budget_usd.is_finite() && self.scheduler.budget_usd >= 0.0) => {
                 Err(ConfigError::Value("scheduler.budget_usd (--budget-usd) is no amount of dollars: give 0 or more".to_owned()))
             }
-            None if self.scheduler.budget_usd > 0.0 && self.endpoint.prices == Prices::default() => Err(ConfigError::Value(
+            None if self.scheduler.budget_usd > 0.0 && !self.is_priced() => Err(ConfigError::Value(
                 "scheduler.budget_usd (--budget-usd) needs prices: set endpoint.prices.input and endpoint.prices.output, in dollars a million \
                  tokens"
                     .to_owned(),
@@ -126,8 +135,12 @@ pub const MAY_DIFFER: &[&str] = &[
     "sandbox.docker",
     "sandbox.native",
     "sandbox.local",
+    "sandbox.null",
     "sandbox.limits.toolbox",
     "endpoint.url",
+    "endpoint.replicas",
+    "endpoint.pool",
+    "endpoint.hedge_after_s",
     "endpoint.api_key_env",
     "endpoint.api_key_file",
     "endpoint.headers",

@@ -62,6 +62,10 @@ pub enum EventKind {
     LimitChanged {
         in_flight: u64,
     },
+    /// How the endpoints are, when that changed, now and then, and at the end of the run.
+    Endpoints {
+        endpoints: Vec<EndpointStatus>,
+    },
     /// Nothing new is begun.
     Draining {
         reason: String,
@@ -78,6 +82,32 @@ pub enum EventKind {
         committed: u64,
         outstanding: u64,
     },
+}
+
+/// What one endpoint did in this process, and how it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    /// Its address, without what may be a key.
+    pub endpoint: String,
+    /// Requests go there.
+    pub up: bool,
+    /// It refused for good (key, money, model), and the run goes on without it.
+    pub out: bool,
+    /// Answered, failed ones included.
+    pub requests: u64,
+    /// 429 and 503.
+    pub throttled: u64,
+    /// Other 5xx, and broken transport.
+    pub faults: u64,
+    pub ejections: u64,
+    pub prompt_tokens: u64,
+    /// Of the prompt tokens: read from the endpoint's cache.
+    pub cached_tokens: u64,
+    pub completion_tokens: u64,
+    /// Requests that its limiter lets through at once.
+    pub in_flight_limit: u64,
+    /// The last failed request; empty: none failed.
+    pub trouble: String,
 }
 
 /// What the journal keeps of a committed attempt; `summary` needs nothing else.

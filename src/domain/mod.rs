@@ -1,5 +1,6 @@
 //! The words of sweroll as types. No I/O, and nothing of ours is imported.
 
+pub mod conversation;
 pub mod episode;
 pub mod event;
 pub mod failure;
@@ -11,6 +12,7 @@ pub mod prediction;
 pub mod trajectory;
 pub mod transcript;
 
+pub use conversation::Conversation;
 pub use episode::{Attempt, AttemptId, EpisodeId};
 pub use failure::{Class, Disposition, Failure, Kind};
 pub use grade::{Grade, GradedWith, Reason, Suspicion, TestResult, TestStatus, Verdict};

@@ -175,7 +175,7 @@ impl Trajectory {
     /// Joins what happened with what the tests said. Token counts are -1 until `tokens` fills them in.
     #[must_use]
     pub fn new(transcript: Transcript, grade: Option<Grade>, grade_failure: Option<Failure>, facts: Facts<'_>) -> Self {
-        let Transcript { begun, messages, turns, usage, cost_usd, reminders, malformed, ended } = transcript;
+        let Transcript { begun, conversation, turns, usage, cost_usd, reminders, malformed, ended } = transcript;
         let (exit_reason, model_patch, failure, ended_figures) = match ended {
             Some(e) => (e.exit_reason, e.model_patch, e.failure, (e.duration_ms, e.peak_memory, e.cpu_ms, e.oom_kills)),
             None => (ExitReason::Failed, String::new(), None, (0, 0, 0, 0)),
@@ -223,7 +223,7 @@ impl Trajectory {
             trajectory_id: begun.id,
             model: begun.model,
             scaffold: begun.scaffold,
-            messages,
+            messages: conversation.messages().collect(),
             tools,
             model_patch,
             resolved,

@@ -1,6 +1,6 @@
 //! What happened in an attempt, entry by entry: the lines of its spool, and by a fold its trajectory.
 
-use super::{AttemptId, ExitReason, Failure, Message, Role, ToolCall};
+use super::{AttemptId, Conversation, ExitReason, Failure, Message, Role};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -38,6 +38,25 @@ pub struct Begun {
     pub at_ms: u64,
     /// Time from admission to the first prompt, milliseconds.
     pub setup_ms: u64,
+}
+
+impl Begun {
+    fn without_messages(&self) -> Self {
+        let Begun { id, messages: _, tools, model, scaffold, scaffold_digest, image_digest, base_tree, sampling, at_ms, setup_ms } = self;
+        Begun {
+            id: id.clone(),
+            messages: Vec::new(),
+            tools: Arc::clone(tools),
+            model: model.clone(),
+            scaffold: scaffold.clone(),
+            scaffold_digest: scaffold_digest.clone(),
+            image_digest: image_digest.clone(),
+            base_tree: base_tree.clone(),
+            sampling: sampling.clone(),
+            at_ms: *at_ms,
+            setup_ms: *setup_ms,
+        }
+    }
 }
 
 /// One reply of the model.
@@ -113,8 +132,9 @@ pub struct Ended {
 /// An attempt so far.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Transcript {
+    /// Without its messages.
     pub begun: Begun,
-    pub messages: Vec<Message>,
+    pub conversation: Conversation,
     pub turns: Vec<Turn>,
     pub usage: Usage,
     pub cost_usd: f64,
@@ -152,10 +172,10 @@ pub struct Call {
 
 impl Transcript {
     #[must_use]
-    pub fn new(begun: Begun) -> Self {
+    pub fn new(begun: &Begun) -> Self {
         Transcript {
-            messages: begun.messages.clone(),
-            begun: Begun { messages: Vec::new(), ..begun },
+            conversation: begun.messages.iter().collect(),
+            begun: begun.without_messages(),
             turns: Vec::new(),
             usage: Usage::default(),
             cost_usd: 0.0,
@@ -170,7 +190,7 @@ impl Transcript {
     pub fn replay(entries: impl IntoIterator<Item = Entry>) -> Option<Self> {
         let mut entries = entries.into_iter();
         let Some(Entry::Begun(begun)) = entries.next() else { return None };
-        let mut transcript = Transcript::new(begun);
+        let mut transcript = Transcript::new(&begun);
         entries.for_each(|entry| transcript.apply(entry));
         Some(transcript)
     }
@@ -181,7 +201,7 @@ impl Transcript {
             Entry::Response(r) => {
                 self.usage += r.usage;
                 self.cost_usd += r.cost_usd;
-                self.messages.push(r.message);
+                self.conversation.push(&r.message);
                 self.turns.push(Turn {
                     model: r.model,
                     finish_reason: r.finish_reason,
@@ -207,11 +227,11 @@ impl Transcript {
                         failed: o.failed,
                     });
                 }
-                self.say(o.message);
+                self.say(&o.message);
             }
             Entry::Reminder { content } => {
                 self.reminders += 1;
-                self.say(Message::new(Role::User, content));
+                self.say(&Message::new(Role::User, content));
             }
             Entry::Ended(ended) => self.ended = Some(ended),
         }
@@ -219,23 +239,12 @@ impl Transcript {
 
     /// Observations of inline calls and reminders that follow each other are one user message, joined as Qwen3's template
     /// joins tool messages: roles alternate.
-    fn say(&mut self, message: Message) {
-        match self.messages.last_mut() {
-            Some(last) if last.role == Role::User && message.role == Role::User && !self.turns.is_empty() => {
-                last.content.push('\n');
-                last.content.push_str(&message.content);
-            }
-            _ => self.messages.push(message),
+    fn say(&mut self, message: &Message) {
+        let after_user = self.conversation.parts().last().is_some_and(|last| last.role() == Role::User);
+        if after_user && message.role == Role::User && !self.turns.is_empty() {
+            self.conversation.continue_last(&message.content);
+        } else {
+            self.conversation.push(message);
         }
-    }
-
-    /// Native calls of the last reply that have no observation yet.
-    pub fn unanswered(&self) -> impl Iterator<Item = &ToolCall> {
-        let last = self.messages.iter().rposition(|m| m.role == Role::Assistant);
-        let (calls, answers) = match last {
-            Some(at) => (self.messages[at].tool_calls.as_slice(), &self.messages[at + 1..]),
-            None => (&[][..], &[][..]),
-        };
-        calls.iter().filter(|call| !answers.iter().any(|m| m.tool_call_id == call.id))
     }
 }

@@ -1,34 +1,41 @@
 //! The model behind an OpenAI-compatible endpoint.
 //!
-//! `openai` performs one completion: `wire` writes the request and reads the reply, `transport` carries them, `retry`
+//! `endpoints` performs one completion: `pool` chooses the endpoint, `openai` asks it: `wire` writes the request and reads the reply, `transport` carries them, `retry`
 //! says what follows from a failure, `limiter` when a request may go out, `price` what the reply cost.
 
+pub mod endpoints;
 pub mod limiter;
+mod loopback;
 pub mod openai;
+pub mod pool;
 pub mod price;
 pub mod retry;
 pub mod settings;
+pub mod share;
 mod transport;
 mod wire;
 
+pub use endpoints::Endpoints;
 pub use limiter::Limiter;
 pub use openai::OpenAi;
 pub use settings::Settings;
 
 pub mod server;
 
-use crate::domain::{Failure, Message, transcript::Response};
+use crate::domain::{Conversation, Failure, transcript::Response};
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
 
 /// One completion wanted. What is shared by all requests of a run (model, sampling, headers) is the adapter's own.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
-    pub messages: &'a [Message],
+    pub messages: &'a Conversation,
     /// The tool schemas, a JSON array in a string; empty for inline calls.
     pub tools: &'a Arc<str>,
     /// Estimate of the request's tokens (prompt and reply), reserved from tokens a minute.
     pub estimate: u64,
+    /// The same for all requests of an episode, so that they go to one endpoint, whose cache has their prefix.
+    pub affinity: u64,
 }
 
 /// Why there is no completion.

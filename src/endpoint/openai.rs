@@ -1,25 +1,22 @@
-//! The adapter: one completion from an OpenAI-compatible endpoint, tried again as the policy says.
+//! One OpenAI-compatible endpoint: its address, key and limits, one request to it, and what it says when that fails.
 
-use crate::domain::{Failure, Kind, Message, Role, transcript::Response};
+use crate::domain::{Conversation, Failure, Kind, Message, Role, transcript::Response};
 use crate::endpoint::{
-    Limiter, ModelClient, ModelError, Request, Settings,
-    limiter::End,
-    retry::{GiveUp, Spent, Step, Verdict, classify, status_within},
+    Limiter, Request, Settings,
+    retry::{Verdict, classify, status_within},
     settings::{Addresses, ReasoningField, Secret},
     transport::{Exchange, Transport, TransportError, headers},
-    wire::{self, Body, Broken, Reply},
+    wire::{self, Body, Broken, Envelope, Reply},
 };
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use reqwest::Url;
 use serde_json::{Map, Value};
 use std::{
     hash::{BuildHasher, RandomState},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 use tokio::time::{sleep, timeout};
 
@@ -31,7 +28,7 @@ const CHECK: Duration = Duration::from_secs(30);
 const CHECK_TRIES: u32 = 3;
 const CHECK_PAUSE: Duration = Duration::from_secs(1);
 
-/// A client of one model at one endpoint; one serves the whole run.
+/// One model at one endpoint.
 #[derive(Debug)]
 pub struct OpenAi {
     settings: Settings,
@@ -42,12 +39,24 @@ pub struct OpenAi {
     limiter: Arc<Limiter>,
     /// The last thinking that was read came as `reasoning`.
     says_reasoning: AtomicBool,
+    /// Of the tools that were last sent: as a rule all requests have the same.
+    envelope: Mutex<Option<(Arc<str>, Envelope)>>,
 }
 
 /// A request that brought no completion. The text is short and holds no key.
-struct Trouble {
-    verdict: Verdict,
-    text: String,
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub verdict: Verdict,
+    pub text: String,
+    /// 503: it has too much to do, or is not there at all.
+    pub unavailable: bool,
+}
+
+impl Trouble {
+    /// It tells of an endpoint that is not well, where a 429 tells of one that is.
+    pub(super) fn ill(&self) -> bool {
+        self.unavailable || matches!(self.verdict, Verdict::Faulty { .. })
+    }
 }
 
 impl OpenAi {
@@ -65,51 +74,32 @@ impl OpenAi {
         let (headers, secrets) = headers(&settings, key.as_ref(), env)?;
         let transport = Transport::new(&settings, &addresses.completions, headers)?;
         let parameters = settings.parameters()?;
-        Ok(OpenAi { parameters, addresses, transport, secrets, limiter, says_reasoning: AtomicBool::new(false), settings })
+        Ok(OpenAi {
+            parameters,
+            addresses,
+            transport,
+            secrets,
+            limiter,
+            says_reasoning: AtomicBool::new(false),
+            envelope: Mutex::default(),
+            settings,
+        })
     }
 
-    async fn complete_within_policy(&self, request: Request<'_>) -> Result<Response, ModelError> {
-        let body = self.body(request.messages, request.tools, &self.parameters)?;
-        let mut spent = Spent::default();
-        let mut tries = 0;
-        loop {
-            let permit = self.limiter.acquire(request.estimate).await;
-            let began = Instant::now();
-            let result = self.try_once(body.clone(), request.messages).await;
-            let took = began.elapsed();
-            tries += 1;
-            let trouble = match result {
-                Ok(reply) => {
-                    let counted = reply.usage.prompt_tokens.saturating_add(reply.usage.completion_tokens);
-                    permit.settle(End::Done { tokens: if counted == 0 { request.estimate } else { counted } });
-                    return Ok(self.response(reply, took, tries));
-                }
-                Err(trouble) => trouble,
-            };
-            permit.settle(match trouble.verdict {
-                Verdict::Throttled { retry_after } => {
-                    End::Throttled { pause: self.settings.retry.believed(retry_after.unwrap_or_default()) }
-                }
-                Verdict::Faulty { .. } => End::Faulty,
-                Verdict::ContextOverflow | Verdict::Refused(_) => End::Refused,
-            });
-            spent.count(trouble.verdict);
-            spent.add(trouble.verdict, took);
-            match self.settings.retry.next(&spent, trouble.verdict, chance()) {
-                Step::Retry(delay) => {
-                    tracing::debug!(tries, ?delay, trouble = trouble.text, "request failed, trying again");
-                    sleep(delay).await;
-                    spent.add(trouble.verdict, delay);
-                }
-                Step::GiveUp(GiveUp::ContextOverflow) => return Err(ModelError::ContextOverflow(trouble.text)),
-                Step::GiveUp(GiveUp::Failed(kind)) => {
-                    return Err(self.failure(kind, &trouble.text, tries, spent.elapsed + spent.throttled_for).into());
-                }
-            }
-        }
+    /// The address that requests go to, without what may be a key.
+    pub(super) fn address(&self) -> Url {
+        shown(&self.addresses.completions)
     }
 
-    async fn try_once(&self, body: Bytes, earlier: &[Message]) -> Result<Reply, Trouble> {
+    pub(super) fn limiter(&self) -> &Limiter {
+        &self.limiter
+    }
+
+    pub(super) fn body_of(&self, request: &Request<'_>) -> Result<Body, Failure> {
+        Ok(self.body(self.envelope(request.tools)?, request.messages))
+    }
+
+    pub(super) async fn try_once(&self, body: Body, earlier: &Conversation) -> Result<Reply, Trouble> {
         let exchange = self.transport.post(&self.addresses.completions, body).await.map_err(|e| self.broken(&e))?;
         let Exchange { status, headers, body } = &exchange;
         if !(200..300).contains(status) {
@@ -119,38 +109,53 @@ impl OpenAi {
             Ok(reply) if reply.finish_reason == "insufficient_system_resource" => Err(Trouble {
                 verdict: Verdict::Throttled { retry_after: None },
                 text: "finish_reason insufficient_system_resource".to_owned(),
+                unavailable: false,
             }),
             Ok(reply) => Ok(reply),
             Err(Broken::Error(error)) => Err(self.judge(&exchange, status_within(&error).unwrap_or(500), error.to_string().as_bytes())),
             Err(Broken::Unreadable(why)) => {
                 let verdict = classify(*status, headers, &[], SystemTime::now());
-                Err(Trouble { verdict, text: self.quote(&why) })
+                Err(Trouble { verdict, text: self.quote(&why), unavailable: false })
             }
         }
     }
 
     fn judge(&self, exchange: &Exchange, status: u16, body: &[u8]) -> Trouble {
         let verdict = classify(status, &exchange.headers, body, SystemTime::now());
-        Trouble { verdict, text: self.quote(&format!("{status}: {}", wire::error_text(body))) }
+        Trouble { verdict, text: self.quote(&format!("{status}: {}", wire::error_text(body))), unavailable: status == 503 }
     }
 
     fn broken(&self, error: &TransportError) -> Trouble {
-        Trouble { verdict: Verdict::Faulty { retry_after: None }, text: self.quote(&error.to_string()) }
+        Trouble { verdict: Verdict::Faulty { retry_after: None }, text: self.quote(&error.to_string()), unavailable: false }
     }
 
-    fn body(&self, messages: &[Message], tools: &str, parameters: &Map<String, Value>) -> Result<Bytes, Failure> {
+    fn envelope(&self, tools: &Arc<str>) -> Result<Envelope, Failure> {
+        let mut last = self.envelope.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((of, envelope)) if of == tools => Ok(envelope.clone()),
+            _ => {
+                let envelope = self.envelope_of(tools, &self.parameters)?;
+                *last = Some((Arc::clone(tools), envelope.clone()));
+                Ok(envelope)
+            }
+        }
+    }
+
+    fn envelope_of(&self, tools: &str, parameters: &Map<String, Value>) -> Result<Envelope, Failure> {
+        Envelope::new(&self.settings.model, tools, parameters)
+            .map_err(|e| Failure::new(Kind::EndpointRefused, format!("the tool schemas are not JSON ({e}): mend the scaffold's tools")))
+    }
+
+    fn body(&self, envelope: Envelope, messages: &Conversation) -> Body {
         let reasoning_field = match self.settings.reasoning_field {
             ReasoningField::Reasoning => "reasoning",
             ReasoningField::Auto if self.says_reasoning.load(Ordering::Relaxed) => "reasoning",
             ReasoningField::Auto | ReasoningField::ReasoningContent => "reasoning_content",
         };
-        let send_reasoning = self.settings.send_reasoning;
-        let body = Body { model: &self.settings.model, parameters, messages, tools, send_reasoning, reasoning_field };
-        wire::write(&body)
-            .map_err(|e| Failure::new(Kind::EndpointRefused, format!("the tool schemas are not JSON ({e}): mend the scaffold's tools")))
+        Body::new(envelope, messages, self.settings.send_reasoning, reasoning_field)
     }
 
-    fn response(&self, reply: Reply, latency: Duration, tries: u32) -> Response {
+    pub(super) fn response(&self, reply: Reply, latency: Duration, tries: u32) -> Response {
         if let Some(field) = reply.reasoning_field {
             self.says_reasoning.store(field == "reasoning", Ordering::Relaxed);
         }
@@ -166,7 +171,7 @@ impl OpenAi {
         }
     }
 
-    fn failure(&self, kind: Kind, trouble: &str, tries: u32, elapsed: Duration) -> Failure {
+    pub(super) fn failure(&self, kind: Kind, trouble: &str, tries: u32, elapsed: Duration) -> Failure {
         let at = shown(&self.addresses.completions);
         let model = &self.settings.model;
         let key = match (&self.settings.api_key_file, self.secrets.is_empty()) {
@@ -218,13 +223,13 @@ impl OpenAi {
         };
         let mut parameters = self.parameters.clone();
         parameters.insert("max_tokens".to_owned(), 1.into());
-        let ping = [Message::new(Role::User, "ping")];
-        let body = self.body(&ping, "", &parameters)?;
+        let ping = [Message::new(Role::User, "ping")].iter().collect();
+        let body = self.body(self.envelope_of("", &parameters)?, &ping);
         for tries in 1.. {
             let Ok(Err(trouble)) = timeout(CHECK, self.try_once(body.clone(), &ping)).await else { return Ok(()) };
             let (kind, mut text) = match trouble {
-                Trouble { verdict: Verdict::Refused(kind), text } if kind != Kind::EndpointRefused => (kind, text),
-                Trouble { verdict: Verdict::Faulty { .. }, text } if tries >= CHECK_TRIES => (Kind::EndpointUnavailable, text),
+                Trouble { verdict: Verdict::Refused(kind), text, .. } if kind != Kind::EndpointRefused => (kind, text),
+                Trouble { verdict: Verdict::Faulty { .. }, text, .. } if tries >= CHECK_TRIES => (Kind::EndpointUnavailable, text),
                 Trouble { verdict: Verdict::Faulty { .. }, .. } => {
                     sleep(CHECK_PAUSE).await;
                     continue;
@@ -262,12 +267,6 @@ impl OpenAi {
     }
 }
 
-impl ModelClient for OpenAi {
-    fn complete<'a>(&'a self, request: Request<'a>) -> BoxFuture<'a, Result<Response, ModelError>> {
-        Box::pin(self.complete_within_policy(request))
-    }
-}
-
 fn listed(exchange: &Exchange) -> Option<Vec<String>> {
     let list: Value = serde_json::from_slice(&exchange.body).ok().filter(|_| exchange.status == 200)?;
     let models = list.get("data").unwrap_or(&list).as_array()?;
@@ -289,7 +288,7 @@ fn shown(url: &Url) -> Url {
 }
 
 /// A number in 0..1. The standard library's hasher keys are its only randomness, and enough to spread delays.
-fn chance() -> f64 {
+pub(super) fn chance() -> f64 {
     let bits = RandomState::new().hash_one(());
     (bits >> 11) as f64 / (1_u64 << 53) as f64
 }

@@ -1,11 +1,11 @@
 //! What a user may set of the endpoint. The key is no setting: only where it comes from is.
 
 use crate::domain::{Failure, Kind};
-use crate::endpoint::{limiter::Limits, price::Prices, retry::Policy};
+use crate::endpoint::{limiter::Limits, pool, price::Prices, retry::Policy};
 use reqwest::Url;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::{Map, Value};
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 /// Environment variable that is asked for the key unless another is named.
 pub const KEY_ENV: &str = "SWEROLL_API_KEY";
@@ -21,6 +21,12 @@ pub struct Settings {
     /// Base address, as OpenAI clients take it: `/chat/completions` and `/models` are added to its path.
     /// With no path at all, `/v1` comes first; a path that already ends in `/chat/completions` is taken as it is.
     pub url: String,
+    /// Several endpoints that serve the same model; `url`, where given too, is one more, of weight 1.
+    pub replicas: Vec<Replica>,
+    pub pool: pool::Settings,
+    /// Seconds after which a request that has no answer yet is sent to a second endpoint too, and the first answer taken; the
+    /// other request is dropped, and its tokens are spent. 0: never.
+    pub hedge_after_s: f64,
     /// Name of the model as the endpoint knows it.
     pub model: String,
     /// Environment variable with the key. The default one may be absent (endpoints without keys), another may not.
@@ -48,6 +54,9 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             url: String::new(),
+            replicas: Vec::new(),
+            pool: pool::Settings::default(),
+            hedge_after_s: 0.0,
             model: String::new(),
             api_key_env: KEY_ENV.to_owned(),
             api_key_file: None,
@@ -63,6 +72,39 @@ impl Default for Settings {
             prices: Prices::default(),
         }
     }
+}
+
+/// One of several endpoints. What it does not set is as the endpoint's own settings have it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Replica {
+    pub url: String,
+    /// Share of the episodes; over 0.
+    #[serde(deserialize_with = "weight")]
+    pub weight: Weight,
+    /// Name that it has for the same model.
+    pub model: Option<String>,
+    pub api_key_env: Option<String>,
+    pub api_key_file: Option<PathBuf>,
+    /// Whole, so that what it does not name is at its default.
+    pub limits: Option<Limits>,
+    pub prices: Option<Prices>,
+}
+
+/// A number over 0; 1 where none is given.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Weight(pub f64);
+
+impl Default for Weight {
+    fn default() -> Self {
+        Weight(1.0)
+    }
+}
+
+fn weight<'de, D: Deserializer<'de>>(from: D) -> Result<Weight, D::Error> {
+    let weight = f64::deserialize(from)?;
+    let good = weight > 0.0 && weight.is_finite();
+    good.then_some(Weight(weight)).ok_or_else(|| D::Error::custom(format!("a weight of {weight}: write a number over 0, such as 2")))
 }
 
 /// Seconds, fractions allowed.
@@ -171,6 +213,17 @@ pub(super) struct Addresses {
 }
 
 impl Settings {
+    /// The settings of each endpoint on its own, with its weight; just these where there is one.
+    #[must_use]
+    pub fn each(&self) -> Vec<(Settings, f64)> {
+        let alone = Settings { replicas: Vec::new(), ..self.clone() };
+        let mut all: Vec<_> = self.replicas.iter().map(|replica| (replica.over(&alone), replica.weight.0)).collect();
+        if all.is_empty() || !self.url.trim().is_empty() {
+            all.insert(0, (alone, 1.0));
+        }
+        all
+    }
+
     /// # Errors
     /// `UnknownModel` where the address is none that a request can go to.
     pub(super) fn addresses(&self) -> Result<Addresses, Failure> {
@@ -237,6 +290,34 @@ impl Settings {
     }
 }
 
+impl Replica {
+    fn over(&self, common: &Settings) -> Settings {
+        let own_key = self.api_key_env.is_some() || self.api_key_file.is_some();
+        Settings {
+            url: self.url.clone(),
+            model: self.model.clone().unwrap_or_else(|| common.model.clone()),
+            api_key_env: self.api_key_env.clone().unwrap_or_else(|| common.api_key_env.clone()),
+            api_key_file: if own_key { self.api_key_file.clone() } else { common.api_key_file.clone() },
+            limits: self.limits.unwrap_or(common.limits),
+            prices: self.prices.unwrap_or(common.prices),
+            ..common.clone()
+        }
+    }
+}
+
+/// As `--endpoint` takes it: an address, or a weight before it, `2@http://HOST/v1`.
+impl FromStr for Replica {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let alone = || Replica { url: text.to_owned(), ..Replica::default() };
+        let Some((before, url)) = text.split_once('@').filter(|(before, _)| !before.contains("://")) else { return Ok(alone()) };
+        let weight = before.parse().ok().filter(|weight: &f64| *weight > 0.0 && weight.is_finite());
+        let weight = weight.ok_or_else(|| format!("{before:?} is no weight: write a number over 0, as in 2@http://HOST/v1"))?;
+        Ok(Replica { url: url.to_owned(), weight: Weight(weight), ..Replica::default() })
+    }
+}
+
 impl Timeouts {
     pub(super) fn connect(&self) -> Duration {
         seconds(self.connect_s)
@@ -285,6 +366,48 @@ mod tests {
             assert_eq!(failure.kind, Kind::UnknownModel, "{url}");
             assert!(!failure.message.contains("hunter2"));
         }
+    }
+
+    #[test]
+    fn each_endpoint_has_its_own_settings() {
+        let text = r#"
+            model = "m"
+            api_key_file = "common"
+            limits = { requests_per_minute = 60 }
+            replicas = [
+                { url = "http://a", weight = 2 },
+                { url = "http://b", model = "m-b", api_key_env = "B", limits = { requests_per_minute = 6 } },
+            ]
+        "#;
+        let settings: Settings = toml::from_str(text).unwrap();
+        let told = |(one, weight): (Settings, f64)| {
+            (one.url, weight, one.model, one.api_key_env, one.api_key_file.is_some(), one.limits.requests_per_minute)
+        };
+        let a = ("http://a".to_owned(), 2.0, "m".to_owned(), KEY_ENV.to_owned(), true, 60);
+        let b = ("http://b".to_owned(), 1.0, "m-b".to_owned(), "B".to_owned(), false, 6);
+        assert_eq!(settings.each().into_iter().map(told).collect::<Vec<_>>(), [a, b]);
+        let urls = |settings: Settings| settings.each().into_iter().map(|(one, _)| one.url).collect::<Vec<_>>();
+        assert_eq!(urls(Settings { url: "http://c".into(), ..settings.clone() }), ["http://c", "http://a", "http://b"]);
+        assert_eq!(urls(at("http://c")), ["http://c"]);
+        let back: Settings = toml::from_str(&toml::to_string(&settings).unwrap()).unwrap();
+        assert_eq!(back, settings);
+        for weight in ["0", "-1", "nan"] {
+            assert!(toml::from_str::<Settings>(&format!("replicas = [{{ url = 'http://a', weight = {weight} }}]")).is_err(), "{weight}");
+        }
+    }
+
+    #[test]
+    fn an_option_may_hold_a_weight() {
+        for (text, url, weight) in [
+            ("http://h/v1", "http://h/v1", 1.0),
+            ("2@http://h/v1", "http://h/v1", 2.0),
+            ("0.5@https://h", "https://h", 0.5),
+            ("http://user@h", "http://user@h", 1.0),
+        ] {
+            let replica: Replica = text.parse().unwrap();
+            assert_eq!((replica.url.as_str(), replica.weight.0), (url, weight));
+        }
+        assert!("0@http://h".parse::<Replica>().is_err() && "x@http://h".parse::<Replica>().is_err());
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! One HTTP exchange: status, headers and body whatever their shape, within limits of time and bytes.
 
 use crate::domain::{Failure, Kind};
+use crate::endpoint::loopback::Loopback;
 use crate::endpoint::settings::{Secret, Settings, variable};
+use crate::endpoint::wire::Body;
 use crate::http::{chain, is_loopback};
 use bytes::{Bytes, BytesMut};
 use reqwest::{
     Client, RequestBuilder, Response, Url,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT},
     redirect,
 };
 use std::time::Duration;
@@ -15,6 +17,8 @@ use tokio::time::{Instant, timeout_at};
 #[derive(Debug, Clone)]
 pub struct Transport {
     client: Client,
+    /// Where the endpoint is on this host.
+    loopback: Option<Loopback>,
     first_byte: Duration,
     total: Duration,
     max_bytes: usize,
@@ -43,6 +47,20 @@ pub enum TransportError {
     Broken(String),
 }
 
+impl From<reqwest::Error> for TransportError {
+    fn from(error: reqwest::Error) -> Self {
+        let broke = if error.is_connect() { TransportError::Connect } else { TransportError::Broken };
+        broke(chain(&error.without_url()))
+    }
+}
+
+impl From<hyper_util::client::legacy::Error> for TransportError {
+    fn from(error: hyper_util::client::legacy::Error) -> Self {
+        let broke = if error.is_connect() { TransportError::Connect } else { TransportError::Broken };
+        broke(chain(&error))
+    }
+}
+
 impl Transport {
     /// `headers` go with every request.
     ///
@@ -53,13 +71,13 @@ impl Transport {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let timeouts = &settings.timeouts;
         let mut client = Client::builder()
-            .user_agent(concat!("sweroll/", env!("CARGO_PKG_VERSION")))
-            .default_headers(headers)
+            .default_headers(headers.clone())
             .connect_timeout(timeouts.connect())
             .redirect(redirect::Policy::none())
             .tcp_keepalive(Duration::from_secs(60))
             .pool_max_idle_per_host(settings.limits.in_flight_max as usize);
-        if is_loopback(url) {
+        let is_loopback = is_loopback(url);
+        if is_loopback {
             client = client.no_proxy();
         }
         if url.scheme() == "http" {
@@ -71,11 +89,13 @@ impl Transport {
             Failure::new(Kind::UnknownModel, format!("cannot make an HTTP client for {url}: {}; {mend}", chain(&e)))
         })?;
         let max_bytes = usize::try_from(settings.max_reply_bytes).unwrap_or(usize::MAX);
-        Ok(Transport { client, first_byte: timeouts.first_byte(), total: timeouts.total(), max_bytes })
+        let plain = is_loopback && url.scheme() == "http";
+        let loopback = plain.then(|| Loopback::new(headers, timeouts.connect(), settings.limits.in_flight_max as usize));
+        Ok(Transport { client, loopback, first_byte: timeouts.first_byte(), total: timeouts.total(), max_bytes })
     }
 
-    pub async fn post(&self, url: &Url, body: Bytes) -> Result<Exchange, TransportError> {
-        self.exchange(self.client.post(url.clone()).body(body)).await
+    pub async fn post(&self, url: &Url, body: Body) -> Result<Exchange, TransportError> {
+        self.exchange(self.client.post(url.clone()).body(reqwest::Body::wrap(body))).await
     }
 
     pub async fn get(&self, url: &Url) -> Result<Exchange, TransportError> {
@@ -84,7 +104,10 @@ impl Transport {
 
     async fn exchange(&self, request: RequestBuilder) -> Result<Exchange, TransportError> {
         let deadline = Instant::now() + self.total;
-        let mut response = self.within(deadline, request.send()).await?;
+        let mut response = match &self.loopback {
+            None => self.within(deadline, request.send()).await?,
+            Some(loopback) => self.within(deadline, loopback.send(request.build()?.try_into()?)).await?,
+        };
         let body = self.body(&mut response, deadline).await?;
         Ok(Exchange { status: response.status().as_u16(), headers: std::mem::take(response.headers_mut()), body })
     }
@@ -105,12 +128,13 @@ impl Transport {
     }
 
     /// The next thing to come, within the time that it has and the time that is left.
-    async fn within<T>(&self, deadline: Instant, next: impl Future<Output = reqwest::Result<T>>) -> Result<T, TransportError> {
+    async fn within<T, E>(&self, deadline: Instant, next: impl Future<Output = Result<T, E>>) -> Result<T, TransportError>
+    where
+        TransportError: From<E>,
+    {
         let silent = Instant::now() + self.first_byte;
         match timeout_at(silent.min(deadline), next).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(e)) if e.is_connect() => Err(TransportError::Connect(chain(&e.without_url()))),
-            Ok(Err(e)) => Err(TransportError::Broken(chain(&e.without_url()))),
+            Ok(next) => Ok(next?),
             Err(_) if silent < deadline => Err(TransportError::Silent(self.first_byte)),
             Err(_) => Err(TransportError::Slow(self.total)),
         }
@@ -130,6 +154,7 @@ pub fn headers(
     let mut headers = HeaderMap::new();
     let mut secrets = Vec::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("sweroll/", env!("CARGO_PKG_VERSION"))));
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     if let Some(key) = key {
         let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose())).map_err(|_| {

@@ -82,6 +82,8 @@ impl Grounds {
             image: instance.image.clone(),
             workdir: instance.workdir.clone(),
             limits: self.settings.sandbox.limits.clone(),
+            keep: false,
+            upon: None,
         }
     }
 

@@ -2,7 +2,10 @@
 
 use super::{budget::Purse, commands::commands};
 use crate::{
-    agent::runner::{self, Emit, Spool},
+    agent::{
+        prompt::Scaffold,
+        runner::{self, Emit, Spool},
+    },
     config::Settings,
     domain::{
         Attempt, AttemptId, Class, Disposition, EpisodeId, Failure, Grade, Instance, InstanceId, Kind, Trajectory, Transcript, Verdict,
@@ -11,13 +14,13 @@ use crate::{
         transcript::{Begun, Entry},
     },
     grading,
-    sandbox::{self, Provider, Purpose, Sandbox, prepare},
+    sandbox::{self, Provider, Purpose, Sandbox, bases::Bases},
     scheduler::{
         budget::Spend,
         core::{Action, Todo},
         driver::Work,
     },
-    store::{Flaky, SpoolWriter, State, Store, Stream, state},
+    store::{Flaky, Record, SpoolWriter, State, Store, Stream, state},
     tokens::Counter,
 };
 use futures_util::future::BoxFuture;
@@ -27,12 +30,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
+use tokio::sync::Semaphore;
 
 /// Everything a run's episodes share.
 pub(super) struct Engine {
     pub settings: Settings,
     pub store: Store,
     pub provider: Arc<dyn Provider>,
+    pub bases: Bases,
     pub shared: runner::Shared,
     pub counter: Counter,
     pub sampling: serde_json::Value,
@@ -41,6 +46,8 @@ pub(super) struct Engine {
     pub flaky: Flaky,
     pub purse: Arc<Purse>,
     pub emit: Emit,
+    /// Records that are made at the same time.
+    pub recording: Arc<Semaphore>,
 }
 
 /// An attempt between its stages. The spool has the same, durably, but for the grade.
@@ -150,6 +157,8 @@ impl Engine {
             image: instance.image.clone(),
             workdir: instance.workdir.clone(),
             limits: self.settings.sandbox.limits.clone(),
+            keep: false,
+            upon: None,
         }
     }
 
@@ -177,8 +186,9 @@ impl Engine {
         (self.emit)(EventKind::AttemptStarted { id: id.clone() }).await;
         self.store.started(id.clone()).await.map_err(|e| e.failure())?;
         let instance = self.instance(&id.episode.instance).await?;
-        let sandbox = self.provider.start(&self.spec(id, Purpose::Agent, &instance)).await?;
-        let transcript = self.converse(&*sandbox, &instance, head, admitted).await;
+        let (sandbox, prepared) = self.bases.start(&self.spec(id, Purpose::Agent, &instance), &instance).await?;
+        let head = Begun { base_tree: prepared.base_tree, ..head };
+        let transcript = self.converse(&*sandbox, instance, head, admitted).await;
         if let Err(failure) = sandbox.destroy().await {
             tracing::warn!(%id, %failure, "a sandbox may be left; it is swept at the end of the run");
         }
@@ -188,19 +198,20 @@ impl Engine {
         failure.map_or(Ok(()), Err)
     }
 
-    async fn converse(&self, sandbox: &dyn Sandbox, instance: &Instance, head: Begun, admitted: Instant) -> Result<Transcript, Failure> {
-        let prepared = prepare::prepare(sandbox, instance, &self.settings.sandbox.prepare, true).await?;
-        grading::probe(sandbox, instance, &self.runners).await?;
+    async fn converse(&self, sandbox: &dyn Sandbox, instance: Instance, head: Begun, admitted: Instant) -> Result<Transcript, Failure> {
+        grading::probe(sandbox, &instance, &self.runners).await?;
         let messages = self
             .shared
             .scaffold
-            .render(instance, sandbox.workdir())
+            .render(&instance, sandbox.workdir())
             .map_err(|e| Failure::new(Kind::RunDir, format!("the prompt of {} cannot be rendered: {e}", instance.instance_id)))?;
+        // Its tests and patches may be long, and the episode lives for hours.
+        drop(instance);
         let setup_ms = admitted.elapsed().as_millis() as u64;
         (self.emit)(EventKind::AgentStarted { id: head.id.clone(), setup_ms }).await;
         let image_digest = sandbox.image_digest().to_owned();
         let mut spool = DurableSpool(self.store.spool(&head.id));
-        let begun = Begun { messages, image_digest, base_tree: prepared.base_tree, setup_ms, ..head };
+        let begun = Begun { messages, image_digest, setup_ms, ..head };
         Ok(runner::run(&self.shared, sandbox, &mut spool, begun, admitted).await)
     }
 
@@ -213,7 +224,8 @@ impl Engine {
             let ended = draft.transcript.as_ref().and_then(|t| t.ended.as_ref());
             (ended.map(|ended| ended.model_patch.clone()).unwrap_or_default(), draft.gradings - 1)
         });
-        let spec = self.spec(id, Purpose::Grade, &instance);
+        let upon = self.bases.kept(&instance).await;
+        let spec = sandbox::Spec { upon, ..self.spec(id, Purpose::Grade, &instance) };
         let case = grading::Case { instance: &instance, diff: &patch, flaky: self.flaky.of(&instance.instance_id) };
         let grade = grading::grade(&*self.provider, &spec, &case, &self.settings.grading, &self.runners).await?;
         let resolved = grade.verdict == Verdict::Resolved;
@@ -223,51 +235,77 @@ impl Engine {
 
     /// Joins what is known of the attempt and makes it durable. On failure its spool stays.
     async fn commit_draft(&self, id: &AttemptId, counts: bool) -> Result<(), Failure> {
-        let Draft { transcript, mut grade, failure, .. } = self.take(id);
-        let transcript = match transcript {
-            Some(transcript) => transcript,
-            // A panic took the transcript with it, or there was none yet: the spool has what was paid for.
-            None => {
-                let entries = self.store.recover(id).map_err(|e| e.failure())?;
-                Transcript::replay(entries).unwrap_or_else(|| Transcript::new(self.head(id)))
-            }
-        };
+        let Draft { transcript, grade, failure, .. } = self.take(id);
         let instance = self.instance(&id.episode.instance).await?;
-        if let Some(grade) = &mut grade {
-            let commands = commands(&self.shared.scaffold.toolset, &transcript.messages);
-            grade.suspect.extend(grading::suspicion::of_trajectory(&instance, commands.iter().map(String::as_str)));
-        }
-        let plan = &self.store.dir().info().plan;
-        let mut trajectory = Trajectory::new(
-            transcript,
+        let draft = Whole {
+            // A panic took the transcript with it, or there was none yet: the spool has what was paid for.
+            transcript: match transcript {
+                Some(transcript) => transcript,
+                None => {
+                    let entries = self.store.recover(id).map_err(|e| e.failure())?;
+                    Transcript::replay(entries).unwrap_or_else(|| Transcript::new(&self.head(id)))
+                }
+            },
             grade,
             failure,
-            Facts {
-                repo: &instance.repo,
-                base_commit: &instance.base_commit,
-                image: &instance.image,
-                url: &instance.url,
-                dataset_digest: plan.digests.get("dataset").map_or("", String::as_str),
-            },
-        );
-        if !trajectory.messages.is_empty() {
-            let (counter, name) = (self.counter.clone(), id.clone());
-            let counted = tokio::task::spawn_blocking(move || {
-                // A text that the counter cannot take costs its count, not the record.
-                match std::panic::catch_unwind(AssertUnwindSafe(|| counter.fill(&mut trajectory))) {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::warn!(id = %name, %error, "tokens not counted"),
-                    Err(_) => tracing::error!(id = %name, "a bug of sweroll: counting tokens panicked"),
-                }
-                trajectory
-            });
-            trajectory = counted.await.map_err(|e| Failure::new(Kind::Panic, format!("counting tokens: {e}")))?;
-        }
-        let outcome = outcome(&trajectory, counts).map_err(|e| Failure::new(Kind::Panic, format!("the record of {id}: {e}")))?;
-        let stream = stream(&outcome);
-        self.store.commit(&trajectory, outcome.clone(), stream).await.map_err(|e| e.failure())?;
+            instance,
+            dataset_digest: self.store.dir().info().plan.digests.get("dataset").cloned().unwrap_or_default(),
+            scaffold: Arc::clone(&self.shared.scaffold),
+            counter: self.counter.clone(),
+            max_bytes: self.settings.store.max_record_bytes,
+        };
+        // Seconds of processor time come together when thousands end at once: the loop must not wait for them.
+        let permit = Arc::clone(&self.recording).acquire_owned().await;
+        let (made, name) = (tokio::task::spawn_blocking(move || draft.record(counts)), id.clone());
+        let made = made.await.map_err(|e| Failure::new(Kind::Panic, format!("the record of {name}: {e}")))?;
+        drop(permit);
+        let (record, outcome) = made?;
+        self.store.commit_record(record).await.map_err(|e| e.failure())?;
         (self.emit)(EventKind::Committed { id: id.clone(), outcome }).await;
         Ok(())
+    }
+}
+
+/// All that a record is made of.
+struct Whole {
+    transcript: Transcript,
+    grade: Option<Grade>,
+    failure: Option<Failure>,
+    instance: Instance,
+    dataset_digest: String,
+    scaffold: Arc<Scaffold>,
+    counter: Counter,
+    max_bytes: u64,
+}
+
+impl Whole {
+    /// Joins it, counts its tokens and writes its line: milliseconds of processor time.
+    fn record(self, counts: bool) -> Result<(Record, Outcome), Failure> {
+        let Whole { transcript, mut grade, failure, instance, dataset_digest, scaffold, counter, max_bytes } = self;
+        let id = transcript.begun.id.clone();
+        if let Some(grade) = &mut grade {
+            let commands = commands(&scaffold.toolset, transcript.conversation.replied());
+            grade.suspect.extend(grading::suspicion::of_trajectory(&instance, commands.iter().map(String::as_str)));
+        }
+        let facts = Facts {
+            repo: &instance.repo,
+            base_commit: &instance.base_commit,
+            image: &instance.image,
+            url: &instance.url,
+            dataset_digest: &dataset_digest,
+        };
+        let mut trajectory = Trajectory::new(transcript, grade, failure, facts);
+        if !trajectory.messages.is_empty() {
+            // A text that the counter cannot take costs its count, not the record.
+            match std::panic::catch_unwind(AssertUnwindSafe(|| counter.fill(&mut trajectory))) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%id, %error, "tokens not counted"),
+                Err(_) => tracing::error!(%id, "a bug of sweroll: counting tokens panicked"),
+            }
+        }
+        let outcome = outcome(&trajectory, counts).map_err(|e| Failure::new(Kind::Panic, format!("the record of {id}: {e}")))?;
+        let record = Record::new(&trajectory, outcome.clone(), stream(&outcome), max_bytes).map_err(|e| e.failure())?;
+        Ok((record, outcome))
     }
 }
 

@@ -157,7 +157,7 @@ async fn agents_sandbox(grounds: &Grounds, spec: &Spec, instance: &Instance) -> 
     let began = Instant::now();
     let sandbox = grounds.provider().start(spec).await?;
     let prepared = async {
-        prepare::prepare(&*sandbox, instance, &grounds.settings().sandbox.prepare, true).await?;
+        prepare::prepare(&*sandbox, instance, &grounds.settings().sandbox.prepare).await?;
         grading::probe(&*sandbox, instance, grounds.runners()).await
     };
     let prepared = prepared.await;

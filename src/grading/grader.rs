@@ -61,7 +61,9 @@ pub async fn run(provider: &dyn Provider, spec: &Spec, case: &Case<'_>, settings
     let (mut peak_memory, mut image_digest) = (0, String::new());
     while let Some(step) = course.next().cloned() {
         let sandbox = tokio::time::timeout_at(deadline, provider.start(&spec)).await.map_err(late)??;
-        let field = Field { sandbox: sandbox.as_ref(), case, settings, plan: &plan, memory_limit: spec.limits.memory, runner, runners };
+        let is_at_base = spec.upon.is_some();
+        let field =
+            Field { sandbox: sandbox.as_ref(), is_at_base, case, settings, plan: &plan, memory_limit: spec.limits.memory, runner, runners };
         let tested = tokio::time::timeout_at(deadline, field.test(&step, &mut course)).await.map_err(late).flatten();
         // What is below another directory than the instance says shares a file system, which must not collect what gradings leave.
         if sandbox.workdir() != instance.workdir {
@@ -88,6 +90,8 @@ pub async fn run(provider: &dyn Provider, spec: &Spec, case: &Case<'_>, settings
 #[derive(Clone, Copy)]
 struct Field<'a> {
     sandbox: &'a dyn Sandbox,
+    /// It started at the instance's base.
+    is_at_base: bool,
     case: &'a Case<'a>,
     settings: &'a Settings,
     plan: &'a Plan,
@@ -101,7 +105,9 @@ impl Field<'_> {
     /// Most memory used, bytes.
     async fn test(self, step: &Step, course: &mut Course<'_>) -> Result<u64, Failure> {
         let instance = self.case.instance;
-        prepare::at_base(self.sandbox, instance, &self.settings.prepare).await?;
+        if !self.is_at_base {
+            prepare::at_base(self.sandbox, instance, &self.settings.prepare).await?;
+        }
         // Before the model's diff, so that a runner which the diff breaks is told apart from one that was never there.
         let found = find(self.sandbox, instance, self.runner, self.runners, Kind::RunnerMissing).await?;
         course.found(&found);

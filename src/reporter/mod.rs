@@ -15,6 +15,7 @@ use progress::Painter;
 use serde::{Deserialize, Serialize};
 use stats::{Stats, Tally};
 use std::{
+    collections::HashSet,
     io::{self, IsTerminal, Write},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as sync_mpsc},
@@ -163,9 +164,18 @@ async fn fold(
 ) -> Option<EventsFile> {
     let mut writer = file.map(|file| {
         let (sender, receiver) = mpsc::channel(queue);
+        let notes = notes.clone();
         (sender, tokio::task::spawn_blocking(move || write(file, receiver, &notes)))
     });
+    let mut told = HashSet::new();
     while let Some(event) = events.recv().await {
+        if let EventKind::Endpoints { endpoints } = &event.kind {
+            for one in endpoints.iter().filter(|one| one.out) {
+                if told.insert(one.endpoint.clone()) {
+                    notes.print(format!("sweroll: {} is out, the run goes on without it: {}", one.endpoint, one.trouble));
+                }
+            }
+        }
         locked(&shared).apply(&event);
         if let Some((sender, _)) = &writer {
             let _ = sender.send(event).await;

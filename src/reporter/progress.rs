@@ -31,6 +31,9 @@ pub fn lines(view: &View) -> [String; 2] {
     if let Some(limit) = tally.limit {
         let _ = write!(fast, ", limit {limit}");
     }
+    if let (up, all @ 2..) = tally.endpoints {
+        let _ = write!(fast, ", {up}/{all} endpoints up");
+    }
     if tally.retries > 0 {
         let _ = write!(fast, ", {} retries", tally.retries);
     }
@@ -155,6 +158,7 @@ mod tests {
             in_flight: [(Stage::Running, 15), (Stage::Starting, 2), (Stage::Waiting, 0)].into(),
             cost_usd: 1.236,
             limit: Some(32),
+            endpoints: (2, 3),
             ..Tally::default()
         };
         View { tally, elapsed_ms: 3_723_000, turns_per_sec: 3.25, tokens_per_sec: 1234.0, eta_ms: Some(59_999) }
@@ -162,7 +166,7 @@ mod tests {
 
     const FAR: &str = "12/100 done (+20 before), 7 resolved, 2 unresolved, 1 without verdict, 2 failed (infra 1, task 1); \
                        17 in flight (starting 2, running 15)";
-    const FAST: &str = "3.2 turns/s, 1.2k tokens/s, $1.24 spent, limit 32, 3 retries, 1:02:03 elapsed, 0:59 to go";
+    const FAST: &str = "3.2 turns/s, 1.2k tokens/s, $1.24 spent, limit 32, 2/3 endpoints up, 3 retries, 1:02:03 elapsed, 0:59 to go";
 
     #[test]
     fn everything_that_is_there_is_said() {

@@ -57,6 +57,8 @@ pub struct Tally {
     pub cost_usd: f64,
     /// Requests that the endpoint's limiter lets through at once, once known.
     pub limit: Option<u64>,
+    /// Endpoints that are up, of how many; 0 of 0 before it is known.
+    pub endpoints: (u64, u64),
     /// Why nothing new is begun.
     pub draining: Option<String>,
     /// Why nothing new is begun for now.
@@ -120,6 +122,9 @@ impl Stats {
                 self.stage(id, None);
             }
             EventKind::LimitChanged { in_flight } => tally.limit = Some(*in_flight),
+            EventKind::Endpoints { endpoints } => {
+                tally.endpoints = (endpoints.iter().filter(|one| one.up).count() as u64, endpoints.len() as u64);
+            }
             EventKind::Draining { reason } => tally.draining = Some(reason.clone()),
             EventKind::Held { reason } => tally.held = Some(reason.clone()).filter(|reason| !reason.is_empty()),
             EventKind::Waived { episodes } => tally.waived += episodes.len() as u64,

@@ -65,6 +65,10 @@ impl Provider for Auto {
         })
     }
 
+    fn snapshots(&self) -> usize {
+        self.docker.as_ref().map_or(self.settings.0.snapshots, |_| 0)
+    }
+
     fn capacity(&self) -> Option<Capacity> {
         self.docker.as_ref().map_or_else(|_| super::local::capacity(), Provider::capacity)
     }

@@ -2,10 +2,12 @@
 //! as first process, its stream, kill, and what happened to it.
 
 pub mod auto;
+pub mod bases;
 pub mod docker;
 pub mod elf;
 pub mod local;
 pub mod native;
+pub mod null;
 mod owner;
 pub mod prepare;
 mod private_dir;
@@ -17,11 +19,13 @@ pub use auto::Auto;
 pub use docker::Docker;
 pub use local::Local;
 pub use native::Native;
+pub use null::Null;
 
-use crate::domain::{AttemptId, Failure};
+use crate::domain::{AttemptId, Failure, Kind};
 use crate::toolbox::client::{self, Toolbox};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// What a sandbox is for; a label on its container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +79,29 @@ pub struct Spec {
     pub image: String,
     pub workdir: String,
     pub limits: Limits,
+    /// Its files may be kept.
+    pub keep: bool,
+    /// It starts with these files over its image, and is at its instance's base with them.
+    pub upon: Option<Snapshot>,
+}
+
+/// The files of a sandbox that is no more, for others to start upon. They go with the last copy of this.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    id: u64,
+    keeper: Arc<dyn Keeper>,
+}
+
+impl Snapshot {
+    /// Whether sandboxes can still be started upon it.
+    fn is_there(&self) -> bool {
+        self.keeper.is_there()
+    }
+}
+
+/// Where a snapshot is kept.
+trait Keeper: std::fmt::Debug + Send + Sync {
+    fn is_there(&self) -> bool;
 }
 
 /// How a sandbox came to its end.
@@ -94,10 +121,28 @@ pub trait Sandbox: Send + Sync + 'static {
     fn workdir(&self) -> &str;
     /// Digest of the image's content, empty where there is none.
     fn image_digest(&self) -> &str;
+    /// Nothing is in it, so that there is no base to be brought to and no runner to be found.
+    fn is_null(&self) -> bool {
+        false
+    }
     /// What the backend says happened to it, asked when its stream broke.
     fn fate(&self) -> BoxFuture<'_, Fate>;
     /// Kills at once, and returns once the backend says that it is dead.
     fn destroy(self: Box<Self>) -> BoxFuture<'static, Result<(), Failure>>;
+    /// Whether its files are all there is of it: it was started to be kept, no process is left in it, nothing lies in memory.
+    fn is_at_rest(&self) -> BoxFuture<'_, bool> {
+        Box::pin(async { false })
+    }
+    /// Ends it, and keeps its files.
+    ///
+    /// # Errors
+    /// `SandboxLost`; always, where it is not [at rest](Sandbox::is_at_rest).
+    fn keep(self: Box<Self>) -> BoxFuture<'static, Result<Snapshot, Failure>> {
+        Box::pin(async move {
+            self.retire().await;
+            Err(Failure::new(Kind::SandboxLost, "its backend keeps no files of sandboxes"))
+        })
+    }
     /// Has it destroyed, and returns at once unless too many wait for that already. What fails is told in the log and left to
     /// the next sweep.
     fn retire(self: Box<Self>) -> BoxFuture<'static, ()> {
@@ -134,6 +179,10 @@ pub trait Provider: Send + Sync {
     /// What whoever starts a run should be told of its sandboxes.
     fn notice(&self) -> Option<String> {
         None
+    }
+    /// How many snapshots of sandboxes it can keep at once; 0: none.
+    fn snapshots(&self) -> usize {
+        0
     }
     /// Of the host that the sandboxes are on, where the backend tells.
     fn capacity(&self) -> Option<Capacity> {

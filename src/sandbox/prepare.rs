@@ -57,15 +57,29 @@ pub struct Prepared {
     pub base_tree: String,
 }
 
-/// Prepares an agent's sandbox. `scrub` removes what the agent could learn the future from.
+/// Prepares an agent's sandbox, removes what the agent could learn the future from, and records its base tree.
+///
+/// # Errors
+/// As [`files`] and [`record`].
+pub async fn prepare(sandbox: &dyn Sandbox, instance: &Instance, settings: &Settings) -> Result<Prepared, Failure> {
+    files(sandbox, instance, settings).await?;
+    record(sandbox, settings).await
+}
+
+/// All of the preparation that is in the sandbox's files.
 ///
 /// # Errors
 /// `PreCommands`, `BaseCommit`, `Leak`; `NoSpace`, `SandboxLost`.
-pub async fn prepare(sandbox: &dyn Sandbox, instance: &Instance, settings: &Settings, scrub: bool) -> Result<Prepared, Failure> {
+pub async fn files(sandbox: &dyn Sandbox, instance: &Instance, settings: &Settings) -> Result<(), Failure> {
     at_base(sandbox, instance, settings).await?;
-    if scrub {
-        scrub::scrub(sandbox, instance, settings.scrub_timeout_s).await.map_err(before_the_model)?;
-    }
+    scrub::scrub(sandbox, instance, settings.scrub_timeout_s).await.map_err(before_the_model)
+}
+
+/// The rest, which is in the toolbox's memory.
+///
+/// # Errors
+/// `SandboxStart`; `NoSpace`, `SandboxLost`.
+pub async fn record(sandbox: &dyn Sandbox, settings: &Settings) -> Result<Prepared, Failure> {
     let op = Op::Snapshot { workdir: sandbox.workdir().to_owned(), exclude: settings.exclude.clone() };
     match call(sandbox, op, &[]).await.map_err(before_the_model)? {
         Ok((Answer::Tree { tree }, _)) => Ok(Prepared { base_tree: tree }),
@@ -91,6 +105,9 @@ pub fn before_the_model(failure: Failure) -> Failure {
 }
 
 async fn bring_to_base(sandbox: &dyn Sandbox, instance: &Instance, settings: &Settings) -> Result<(), Failure> {
+    if sandbox.is_null() {
+        return Ok(());
+    }
     if !instance.pre_commands.trim().is_empty() {
         run_pre_commands(sandbox, instance, settings.pre_commands_timeout_s).await?;
     }

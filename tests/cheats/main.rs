@@ -54,7 +54,16 @@ async fn graded(provider: &dyn Provider, trick: &Trick, runners: &Runners) -> Re
     let attempt: AttemptId = format!("{}@0.1", played.instance.instance_id).parse().unwrap();
     let limits = Limits { memory: 1 << 30, ..Limits::default() };
     let (image, workdir) = (IMAGE.to_owned(), played.instance.workdir.clone());
-    let spec = Spec { run: format!("test-cheats-{}", std::process::id()), attempt, purpose: Purpose::Grade, image, workdir, limits };
+    let spec = Spec {
+        run: format!("test-cheats-{}", std::process::id()),
+        attempt,
+        purpose: Purpose::Grade,
+        image,
+        workdir,
+        limits,
+        keep: false,
+        upon: None,
+    };
     let settings = Settings { tests_timeout_s: 120, ..Settings::default() };
     grading::grade(provider, &spec, &Case { instance: &played.instance, diff: &played.diff, flaky: &[] }, &settings, runners).await
 }

@@ -131,6 +131,8 @@ impl Place {
             image: DEBIAN.into(),
             workdir: "/tmp".into(),
             limits: Limits { memory: 256 << 20, cpus: 1.0, pids: 128, ..Limits::default() },
+            keep: false,
+            upon: None,
         }
     }
 

@@ -63,6 +63,8 @@ async fn graded(instance: &Instance, diff: &str) -> Grade {
         image: String::new(),
         workdir: instance.workdir.clone(),
         limits: Limits::default(),
+        keep: false,
+        upon: None,
     };
     let case = Case { instance, diff, flaky: &[] };
     grading::grade(&provider, &spec, &case, &Settings::default(), &grading::Runners::default()).await.unwrap()

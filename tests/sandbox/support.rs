@@ -18,6 +18,8 @@ pub fn spec(test: &str, image: &str) -> Spec {
         image: image.into(),
         workdir: if image == EMPTY { "/work" } else { "/tmp" }.into(),
         limits: Limits { memory: 256 << 20, cpus: 1.0, pids: 64, ..Limits::default() },
+        keep: false,
+        upon: None,
     }
 }
 

@@ -80,7 +80,7 @@ fn the_document_names_every_key() {
 #[test]
 fn the_document_names_every_key_of_reports_and_events() {
     use sweroll::{
-        domain::event::{Event, EventKind},
+        domain::event::{EndpointStatus, Event, EventKind},
         tokens::{Counter, ScanSettings, Source, scan},
     };
     let dir = quick_dir();
@@ -109,6 +109,7 @@ fn the_document_names_every_key_of_reports_and_events() {
         EventKind::Committed { id: id.clone(), outcome: resolved() },
         EventKind::Retrying { id, failure, delay_ms: 1 },
         EventKind::LimitChanged { in_flight: 1 },
+        EventKind::Endpoints { endpoints: vec![EndpointStatus::default()] },
         EventKind::Draining { reason: String::new() },
         EventKind::RunEnded { committed: 1, outstanding: 0 },
     ];

@@ -1,9 +1,11 @@
 //! An allowance a minute, reserved by estimate and settled by use. Pure.
 
+use crate::endpoint::settings::seconds;
 use std::time::Duration;
 
-/// How much of a minute's allowance may be used at once.
-const BURST: Duration = Duration::from_secs(1);
+/// How much of a minute's allowance may be used at once: enough to make up for late timers. A server that allows small
+/// bursts refuses large ones, and at the limit they gain nothing.
+const BURST: Duration = Duration::from_millis(100);
 /// The longest time that one request holds up the next, whatever its reply says that it used.
 const MOST: Duration = Duration::from_secs(600);
 
@@ -30,6 +32,12 @@ impl Bucket {
     /// When `n` may be taken. More than a burst may be taken at once from a full bucket, and is paid for after.
     pub fn ready(&self, n: u64) -> Duration {
         (self.paid_at + self.worth(n).min(BURST)).saturating_sub(BURST)
+    }
+
+    /// When `n` more are earned, in whatever steps they are taken.
+    pub fn earned(&self, n: u64) -> Duration {
+        let worth = if self.per_minute == 0 { 0.0 } else { n as f64 * 60.0 / self.per_minute as f64 };
+        (self.paid_at + seconds(worth)).saturating_sub(BURST)
     }
 
     pub fn take(&mut self, n: u64, now: Duration) {

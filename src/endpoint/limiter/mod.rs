@@ -6,10 +6,13 @@ mod bucket;
 mod core;
 mod line;
 
-pub use self::core::{End, Limits, Snapshot};
+pub use self::{
+    bucket::Bucket,
+    core::{Core, End, Limits, Snapshot, Start},
+};
 
-use self::core::{Core, Start};
 use self::line::{Line, Place};
+use crate::endpoint::share::Ledger;
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -21,6 +24,7 @@ use tokio::{sync::Notify, time::Instant};
 pub struct Limiter {
     began: Instant,
     state: Mutex<State>,
+    ledger: Option<Arc<dyn Ledger>>,
 }
 
 #[derive(Debug)]
@@ -36,6 +40,8 @@ pub struct Permit<'a> {
     began: Duration,
     estimate: u64,
     end: End,
+    /// The ledger, where there is one, holds the estimate too.
+    reserved: bool,
 }
 
 /// A place in the line, given up when dropped.
@@ -47,22 +53,48 @@ struct Waiting<'a> {
 impl Limiter {
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Limiter { began: Instant::now(), state: Mutex::new(State { core: Core::new(limits), line: Line::default() }) }
+        Limiter::shared(limits, None)
+    }
+
+    /// With a ledger, which is asked after these limits and may hold a request back for longer.
+    #[must_use]
+    pub fn shared(limits: Limits, ledger: Option<Arc<dyn Ledger>>) -> Self {
+        Limiter { began: Instant::now(), state: Mutex::new(State { core: Core::new(limits), line: Line::default() }), ledger }
     }
 
     /// Waits for its turn, for a free place in flight, and for `estimate` tokens.
     pub async fn acquire(&self, estimate: u64) -> Permit<'_> {
+        let mut permit = self.acquire_here(estimate).await;
+        if let Some(ledger) = &self.ledger {
+            // Dropped while it waits, nothing went out.
+            permit.end = End::Refused;
+            ledger.reserve(estimate).await;
+            permit.reserved = true;
+            permit.end = End::Unknown;
+        }
+        permit
+    }
+
+    async fn acquire_here(&self, estimate: u64) -> Permit<'_> {
         let woken = Arc::new(Notify::new());
         let waiting = Waiting { limiter: self, place: self.state().line.join(woken.clone()) };
         loop {
             match waiting.try_start(estimate) {
-                Some(Start::Go { began }) => return Permit { limiter: self, began, estimate, end: End::Unknown },
+                Some(Start::Go { began }) => return Permit { limiter: self, began, estimate, end: End::Unknown, reserved: false },
                 Some(Start::Until(at)) => {
                     let _ = tokio::time::timeout_at(self.began + at, woken.notified()).await;
                 }
                 Some(Start::Full) | None => woken.notified().await,
             }
         }
+    }
+
+    /// How long one more request would have to wait, as far as can be told.
+    #[must_use]
+    pub fn wait(&self, estimate: u64) -> Duration {
+        let now = self.now();
+        let state = self.state();
+        state.core.wait(state.line.len(), estimate, now)
     }
 
     #[must_use]
@@ -119,7 +151,14 @@ impl Drop for Permit<'_> {
     fn drop(&mut self) {
         let now = self.limiter.now();
         let mut state = self.limiter.state();
-        state.core.finish(self.began, self.estimate, self.end, now);
+        let used = state.core.finish(self.began, self.estimate, self.end, now);
         state.wake_head();
+        drop(state);
+        if let (true, Some(ledger)) = (self.reserved, &self.limiter.ledger) {
+            ledger.settle(self.estimate, used);
+            if let End::Throttled { pause } = self.end {
+                ledger.pause(pause);
+            }
+        }
     }
 }

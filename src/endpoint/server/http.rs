@@ -2,6 +2,7 @@
 
 use super::{
     Rng,
+    capacity::{Capacity, Inside},
     conversation::Conversation,
     fault::{self, FaultKind},
     pairing::{self, Rules},
@@ -19,7 +20,7 @@ use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxB
 use hyper::{
     Method, Request, Response,
     body::{Frame as BodyFrame, Incoming},
-    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
+    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
     server::conn::http1,
     service::service_fn,
 };
@@ -66,6 +67,7 @@ struct Core {
     playbook: Arc<Playbook>,
     settings: Settings,
     stats: Arc<Stats>,
+    capacity: Capacity,
     toolsets: Toolsets,
 }
 
@@ -81,7 +83,9 @@ impl Server {
         socket.bind(addr)?;
         let listener = socket.listen(BACKLOG)?;
         let addr = listener.local_addr()?;
-        let core = Core { playbook, settings, stats: Arc::default(), toolsets: Toolsets::default() };
+        let latency = Duration::from_millis(settings.latency_ms);
+        let capacity = Capacity::new(settings.limits, settings.service, &settings.brownouts, latency);
+        let core = Core { playbook, settings, capacity, stats: Arc::default(), toolsets: Toolsets::default() };
         Ok(Server { listener, addr, core: Arc::new(core) })
     }
 
@@ -196,20 +200,23 @@ struct Refusal {
     status: u16,
     message: String,
     code: Option<&'static str>,
+    headers: HeaderMap,
 }
 
 fn refuse(status: u16, message: impl Into<String>, code: Option<&'static str>) -> Refusal {
-    Refusal { status, message: message.into(), code }
+    Refusal { status, message: message.into(), code, headers: HeaderMap::new() }
 }
 
 impl From<Refusal> for Reply {
-    fn from(Refusal { status, message, code }: Refusal) -> Reply {
+    fn from(Refusal { status, message, code, headers }: Refusal) -> Reply {
         let kind = match status {
             429 => "rate_limit_error",
             500.. => "server_error",
             _ => "invalid_request_error",
         };
-        full(status, "application/json", reply::error(&message, kind, code))
+        let mut reply = full(status, "application/json", reply::error(&message, kind, code));
+        reply.headers_mut().extend(headers);
+        reply
     }
 }
 
@@ -294,6 +301,9 @@ impl Core {
         if latency_ms > 0 {
             sleep(Duration::from_millis(latency_ms)).await;
         }
+        if !completion.service.is_zero() {
+            sleep(completion.service).await;
+        }
         self.stats.tokens(completion.tokens);
         if let Some(play) = completion.failed {
             tracing::warn!("gold: the patch of {} could not be applied", play.name());
@@ -302,11 +312,15 @@ impl Core {
         Some(match fault {
             Some(FaultKind::Truncated) => truncated(completion.body),
             Some(FaultKind::Garbage) => full(200, "text/html", b"<html><body>upstream is thinking {\"choices\": [</body></html>".to_vec()),
-            _ => json_reply(completion.body),
+            _ => {
+                let mut reply = json_reply(completion.body);
+                reply.headers_mut().extend(self.capacity.allowances());
+                reply
+            }
         })
     }
 
-    fn complete(&self, bytes: &[u8], number: u64, fault: Option<FaultKind>) -> Result<Completion, Refusal> {
+    fn complete(&self, bytes: &[u8], number: u64, fault: Option<FaultKind>) -> Result<Completion<'_>, Refusal> {
         let broken = |what: String| {
             tracing::warn!("request {number} breaks the protocol: {what}");
             self.stats.violation(&what);
@@ -330,13 +344,20 @@ impl Core {
         if tokens.prompt > settings.max_context_tokens {
             return Err(self.overflow(tokens.prompt, false));
         }
+        let inside = self.capacity.enter(tokens.prompt).map_err(|denied| {
+            self.stats.refused(denied.why);
+            let code = (denied.status == 429).then_some("rate_limit_exceeded");
+            Refusal { status: denied.status, message: denied.message, code, headers: denied.headers }
+        })?;
+        tokens.cached = inside.cached(&body.messages, tools).unwrap_or(tokens.cached);
         let talk = Conversation::new(&body.messages, &toolset);
         let (reply, play) = self.play(&talk)?;
         let failed = play.filter(|_| reply.failed);
         let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let model = if body.model.is_empty() { "scripted" } else { &body.model };
         let frame = Frame { number, model, created, prompt, reasoning: settings.reasoning, cut: fault == Some(FaultKind::Length) };
-        Ok(Completion { body: reply::completion(reply, &talk, &frame, &mut tokens), tokens, failed })
+        let body = reply::completion(reply, &talk, &frame, &mut tokens);
+        Ok(Completion { body, tokens, failed, service: inside.serve(tokens), _inside: inside })
     }
 
     /// The reply, and what it is about where that matters.
@@ -371,9 +392,12 @@ impl Core {
     }
 }
 
-struct Completion {
+struct Completion<'a> {
     body: Vec<u8>,
     tokens: Tokens,
     /// The instance whose golden change could not be made.
     failed: Option<Arc<Play>>,
+    /// Time that the machine takes for it.
+    service: Duration,
+    _inside: Inside<'a>,
 }

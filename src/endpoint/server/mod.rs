@@ -3,6 +3,8 @@
 //! It keeps no state of an episode: a reply follows from the request's messages and the seed, so a restarted
 //! server goes on where the last one stopped. Every request's pairing of calls and results is checked.
 
+pub mod brownout;
+mod capacity;
 mod chance;
 mod conversation;
 mod fault;
@@ -12,6 +14,8 @@ mod pairing;
 mod patch;
 mod playbook;
 mod policy;
+pub mod queue;
+pub mod rate;
 mod reply;
 mod settings;
 mod stats;

@@ -66,7 +66,8 @@ impl Seal {
     }
 }
 
-fn extend(digest: Digest, message: &Message) -> Digest {
+/// The digest of a prompt, one message longer.
+pub fn extend(digest: Digest, message: &Message) -> Digest {
     let digest = digest.add(&message.role).add(message.text()).add(message.tool_call_id.as_deref().unwrap_or_default());
     message.tool_calls.iter().fold(digest, |d, call| d.add(&call.id).add(&call.function.name).add(&call.function.arguments))
 }

@@ -38,7 +38,8 @@ impl Tokens {
     }
 }
 
-fn size(message: &Message) -> usize {
+/// Bytes of a message that count as tokens.
+pub fn size(message: &Message) -> usize {
     let calls = message.tool_calls.iter().map(|c| c.function.name.len() + c.function.arguments.len());
     message.text().len() + message.reasoning_content.as_ref().map_or(0, String::len) + calls.sum::<usize>()
 }
@@ -85,6 +86,8 @@ pub fn completion(reply: Move, talk: &Conversation<'_>, frame: &Frame<'_>, token
             "completion_tokens": tokens.completion,
             "total_tokens": tokens.prompt + tokens.completion,
             "prompt_tokens_details": {"cached_tokens": tokens.cached},
+            "prompt_cache_hit_tokens": tokens.cached,
+            "prompt_cache_miss_tokens": tokens.prompt.saturating_sub(tokens.cached),
             "completion_tokens_details": {"reasoning_tokens": tokens.reasoning},
         },
     });

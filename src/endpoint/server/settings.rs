@@ -1,6 +1,11 @@
 //! What the scripted server is told.
 
-use super::fault::{BadFault, Fault};
+use super::{
+    brownout::Brownout,
+    fault::{BadFault, Fault},
+    queue::Service,
+    rate,
+};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -84,6 +89,12 @@ pub struct Settings {
     pub stall_ms: u64,
     /// What `429-retry-after` asks for, seconds. Default 1.
     pub retry_after_s: u64,
+    /// Requests and tokens let in. Default: all.
+    pub limits: rate::Limits,
+    /// The machine that serves. Default: none, replies take no time besides the latency.
+    pub service: Service,
+    /// When the server is slow or refuses. Default: never.
+    pub brownouts: Vec<Brownout>,
 }
 
 impl Default for Settings {
@@ -103,6 +114,9 @@ impl Default for Settings {
             max_body_bytes: 64 << 20,
             stall_ms: 600_000,
             retry_after_s: 1,
+            limits: rate::Limits::default(),
+            service: Service::default(),
+            brownouts: Vec::new(),
         }
     }
 }

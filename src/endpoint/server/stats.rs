@@ -29,6 +29,8 @@ pub struct Stat {
     /// Chat completion requests being answered now, and the most at one time.
     pub in_flight: u64,
     pub max_in_flight: u64,
+    /// Requests not let in, by limit or `brown-out`.
+    pub refused: BTreeMap<String, u64>,
     /// By kind.
     pub faults: BTreeMap<String, u64>,
     /// Requests that broke the protocol, and what the first 100 of them did.
@@ -106,6 +108,10 @@ impl Stats {
 
     pub fn reply(&self, status: u16) {
         *self.rest().replies.entry(status).or_default() += 1;
+    }
+
+    pub fn refused(&self, why: String) {
+        *self.rest().refused.entry(why).or_default() += 1;
     }
 
     pub fn fault(&self, kind: FaultKind) {

@@ -1,7 +1,7 @@
 //! The tool calls of a reply: their arguments as the model wrote them, each with an id that no other call has.
 
 use super::reply::{Broken, decode, text};
-use crate::domain::{Message, Role, ToolCall};
+use crate::domain::{Conversation, ToolCall};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::HashSet;
@@ -60,17 +60,17 @@ fn compact(json: &str) -> String {
 ///
 /// # Errors
 /// Where arguments are a string that cannot be read.
-pub fn with_ids(calls: Vec<Call<'_>>, earlier: &[Message]) -> Result<Vec<ToolCall>, Broken> {
+pub fn with_ids(calls: Vec<Call<'_>>, earlier: &Conversation) -> Result<Vec<ToolCall>, Broken> {
     if calls.is_empty() {
         return Ok(Vec::new());
     }
-    let turn = earlier.iter().filter(|m| m.role == Role::Assistant).count();
-    let mut taken: HashSet<String> = earlier.iter().flat_map(|m| &m.tool_calls).map(|call| call.id.clone()).collect();
+    let turn = earlier.replies();
+    let mut taken: HashSet<String> = HashSet::new();
     let named = |(at, Call { id, function }): (usize, Call<'_>)| {
         let base = if id.is_empty() { "call" } else { &id };
         let mut unique = id.clone();
         for n in 0_u32.. {
-            if !unique.is_empty() && !taken.contains(&unique) {
+            if !unique.is_empty() && !taken.contains(&unique) && !earlier.has_call(&unique) {
                 break;
             }
             unique = if n == 0 { format!("{base}_{turn}_{at}") } else { format!("{base}_{turn}_{at}_{n}") };
@@ -84,9 +84,10 @@ pub fn with_ids(calls: Vec<Call<'_>>, earlier: &[Message]) -> Result<Vec<ToolCal
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{Message, Role};
 
     fn calls(json: &str, earlier: &[Message]) -> Vec<ToolCall> {
-        with_ids(serde_json::from_str(json).unwrap(), earlier).unwrap()
+        with_ids(serde_json::from_str(json).unwrap(), &earlier.iter().collect()).unwrap()
     }
 
     #[test]

@@ -5,4 +5,4 @@ mod reply;
 mod request;
 
 pub use reply::{Broken, Reply, error_text, read};
-pub use request::{Body, write};
+pub use request::{Body, Envelope};

@@ -1,7 +1,7 @@
 //! A reply's body, read leniently: hosts differ in what they leave out, and each thing that the model said must survive.
 
 use super::calls::{Call, with_ids};
-use crate::domain::{Message, Role, transcript::Usage};
+use crate::domain::{Conversation, Message, Role, transcript::Usage};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, value::RawValue};
 use std::collections::BTreeMap;
@@ -56,7 +56,7 @@ struct Choice<'a> {
 ///
 /// # Errors
 /// See [`Broken`].
-pub fn read(body: &[u8], earlier: &[Message]) -> Result<Reply, Broken> {
+pub fn read(body: &[u8], earlier: &Conversation) -> Result<Reply, Broken> {
     let text = String::from_utf8_lossy(without_keep_alive(body));
     match parse(&text, earlier) {
         Err(Broken::Unreadable(_)) if text.contains("\\u") => parse(&whole_surrogates(&text), earlier),
@@ -64,7 +64,7 @@ pub fn read(body: &[u8], earlier: &[Message]) -> Result<Reply, Broken> {
     }
 }
 
-fn parse(text: &str, earlier: &[Message]) -> Result<Reply, Broken> {
+fn parse(text: &str, earlier: &Conversation) -> Result<Reply, Broken> {
     let whole: Whole<'_> = decode("the reply", text)?;
     let first = whole.choices.into_iter().next();
     let Some(Choice { message: Some(mut fields), finish_reason, error: Value::Null }) = first else {
@@ -270,7 +270,7 @@ mod tests {
 
     fn reply(message: &str) -> Reply {
         let body = format!(r#"{{"model":"m","choices":[{{"message":{message},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":1}}}}"#);
-        read(body.as_bytes(), &[]).unwrap()
+        read(body.as_bytes(), &Conversation::default()).unwrap()
     }
 
     #[test]
@@ -330,20 +330,22 @@ mod tests {
             assert_eq!(of(text), Some(expected), "{text}");
         }
         assert_eq!((of("null"), of("{}")), (None, None));
-        let uncounted = read(br#"{"choices":[{"message":{"content":"a"}}]}"#, &[]).unwrap();
+        let uncounted = read(br#"{"choices":[{"message":{"content":"a"}}]}"#, &Conversation::default()).unwrap();
         assert_eq!((uncounted.usage, &uncounted.extra["usage_missing"]), (Usage::default(), &json!(true)));
     }
 
     #[test]
     fn keep_alives_before_the_body_are_skipped() {
         let body = b"\n\r\n: keep-alive\n\n: keep-alive\r\n {\"choices\":[{\"message\":{\"content\":\": a\"}}]}";
-        assert_eq!(read(body, &[]).unwrap().message.content, ": a");
-        assert!(read(b": keep-alive", &[]).is_err());
+        assert_eq!(read(body, &Conversation::default()).unwrap().message.content, ": a");
+        assert!(read(b": keep-alive", &Conversation::default()).is_err());
     }
 
     #[test]
     fn half_a_surrogate_costs_one_character() {
-        let content = |text: &str| read(format!(r#"{{"choices":[{{"message":{{"content":"{text}"}}}}]}}"#).as_bytes(), &[]).unwrap();
+        let content = |text: &str| {
+            read(format!(r#"{{"choices":[{{"message":{{"content":"{text}"}}}}]}}"#).as_bytes(), &Conversation::default()).unwrap()
+        };
         for (text, expected) in [
             (r"a\ud83db", "a\u{fffd}b"),
             (r"a\ud83d\ude00\ude00", "a\u{1f600}\u{fffd}"),
@@ -357,13 +359,17 @@ mod tests {
     #[test]
     fn what_is_no_completion_says_so() {
         for body in ["", "<html>", "{}", "[]", r#"{"choices":[]}"#, r#"{"choices":null}"#, r#"{"choices":[{"message":{"content":"#] {
-            assert!(matches!(read(body.as_bytes(), &[]), Err(Broken::Unreadable(_))), "{body}");
+            assert!(matches!(read(body.as_bytes(), &Conversation::default()), Err(Broken::Unreadable(_))), "{body}");
         }
         for body in [
             r#"{"error":{"code":429,"message":"slow"}}"#,
             r#"{"choices":[{"message":{"content":""},"finish_reason":"error","error":{"code":429,"message":"slow"}}]}"#,
         ] {
-            assert_eq!(read(body.as_bytes(), &[]), Err(Broken::Error(json!({"code": 429, "message": "slow"}))), "{body}");
+            assert_eq!(
+                read(body.as_bytes(), &Conversation::default()),
+                Err(Broken::Error(json!({"code": 429, "message": "slow"}))),
+                "{body}"
+            );
         }
     }
 

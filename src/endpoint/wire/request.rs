@@ -1,105 +1,167 @@
-//! A request's body, written once from the conversation as it lies.
+//! A request's body: what all requests of a run have alike, and between it the conversation's own bytes, never copied.
 
-use crate::domain::{Message, Role, ToolCall};
+use crate::domain::{
+    Conversation, Role,
+    conversation::{Part, Pieces},
+};
 use crate::endpoint::settings::SendReasoning;
 use bytes::Bytes;
-use serde::{Serialize, Serializer, ser::SerializeMap, ser::SerializeSeq};
+use hyper::body::{Frame, SizeHint};
 use serde_json::{Map, Value, value::RawValue};
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
-/// What a body is made of; all borrowed.
-#[derive(Debug, Clone, Copy)]
-pub struct Body<'a> {
-    pub model: &'a str,
-    pub parameters: &'a Map<String, Value>,
-    pub messages: &'a [Message],
-    /// JSON array; empty: none.
-    pub tools: &'a str,
-    pub send_reasoning: SendReasoning,
-    /// Name of the field in which thinking goes back.
-    pub reasoning_field: &'static str,
+/// What stands before and behind the messages.
+#[derive(Debug, Clone)]
+pub struct Envelope {
+    head: Bytes,
+    tail: Bytes,
 }
 
-/// The body as JSON; tools keep the order of their keys.
-///
-/// # Errors
-/// Where `tools` is not JSON.
-pub fn write(body: &Body<'_>) -> serde_json::Result<Bytes> {
-    let texts: usize = body.messages.iter().map(|m| m.content.len() + m.reasoning_content.len() + 128).sum();
-    let mut buffer = Vec::with_capacity(texts + texts / 8 + body.tools.len() + 1024);
-    let tools = if body.tools.is_empty() { None } else { Some(serde_json::from_str(body.tools)?) };
-    serde_json::to_writer(&mut buffer, &Whole { body, tools })?;
-    Ok(buffer.into())
-}
-
-struct Whole<'a> {
-    body: &'a Body<'a>,
-    tools: Option<&'a RawValue>,
-}
-
-impl Serialize for Whole<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("model", self.body.model)?;
-        map.serialize_entry("messages", &Messages(self.body))?;
-        if let Some(tools) = self.tools {
-            map.serialize_entry("tools", tools)?;
+impl Envelope {
+    /// `tools` is a JSON array, empty for none; it keeps the order of its keys.
+    ///
+    /// # Errors
+    /// Where `tools` is not JSON.
+    pub fn new(model: &str, tools: &str, parameters: &Map<String, Value>) -> serde_json::Result<Self> {
+        let head = format!("{{\"model\":{},\"messages\":[", serde_json::to_string(model)?);
+        let mut tail = "]".to_owned();
+        if !tools.is_empty() {
+            tail.push_str(",\"tools\":");
+            tail.push_str(serde_json::from_str::<&RawValue>(tools)?.get());
         }
-        for (key, value) in self.body.parameters {
-            map.serialize_entry(key, value)?;
+        for (key, value) in parameters {
+            tail.push_str(&format!(",{}:{}", serde_json::to_string(key)?, serde_json::to_string(value)?));
         }
-        map.end()
+        tail.push('}');
+        Ok(Envelope { head: head.into(), tail: tail.into() })
     }
 }
 
-struct Messages<'a>(&'a Body<'a>);
+/// A body that can be sent any number of times: each clone begins where this one stands, and shares its bytes.
+#[derive(Debug, Clone)]
+pub struct Body {
+    envelope: Envelope,
+    parts: Arc<Vec<Part>>,
+    thoughts: Thoughts,
+    /// Bytes that are still to come.
+    left: u64,
+    next: Next,
+}
 
-impl Serialize for Messages<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Body { messages, send_reasoning, reasoning_field, .. } = *self.0;
-        let thinks = messages.iter().any(|m| !m.reasoning_content.is_empty());
-        let last_user = messages.iter().rposition(|m| m.role == Role::User);
-        let mut seq = serializer.serialize_seq(Some(messages.len()))?;
-        for (at, message) in messages.iter().enumerate() {
-            let with_reasoning = message.role == Role::Assistant
-                && match send_reasoning {
-                    SendReasoning::Auto => thinks && !message.tool_calls.is_empty() && Some(at) > last_user,
-                    SendReasoning::Always => true,
-                    SendReasoning::Never => false,
-                };
-            seq.serialize_element(&One { message, reasoning_field: with_reasoning.then_some(reasoning_field) })?;
-        }
-        seq.end()
+/// Which messages go with their thinking, under which key.
+#[derive(Debug, Clone)]
+struct Thoughts {
+    /// Comma, key and colon.
+    key: Bytes,
+    send: SendReasoning,
+    /// Under [`SendReasoning::Auto`] only replies with calls, from this message on.
+    from: usize,
+}
+
+impl Thoughts {
+    fn are_sent(&self, at: usize, part: &Part) -> bool {
+        part.role() == Role::Assistant
+            && match self.send {
+                SendReasoning::Auto => part.has_calls() && at >= self.from,
+                SendReasoning::Always => true,
+                SendReasoning::Never => false,
+            }
     }
 }
 
-struct One<'a> {
-    message: &'a Message,
-    reasoning_field: Option<&'static str>,
+/// What of the body comes next.
+#[derive(Debug, Clone)]
+enum Next {
+    Head,
+    /// This message, from this piece on.
+    Part(usize, u8),
+    Nothing,
 }
 
-impl Serialize for One<'_> {
-    /// Empties are left out but for `content`: some hosts refuse a message without it.
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Message { role, content, reasoning_content, tool_calls, tool_call_id, loss: _ } = self.message;
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("role", role)?;
-        if !tool_call_id.is_empty() {
-            map.serialize_entry("tool_call_id", tool_call_id)?;
+/// Thinking that is sent though there is none.
+const EMPTY: &[u8] = b"\"\"";
+
+impl Body {
+    /// `key` names the field in which thinking goes back.
+    #[must_use]
+    pub fn new(envelope: Envelope, conversation: &Conversation, send: SendReasoning, key: &'static str) -> Self {
+        let parts = Arc::clone(conversation.parts());
+        let thinks = parts.iter().any(|part| part.thinking_len() > 0);
+        let behind_user = parts.iter().rposition(|part| part.role() == Role::User).map_or(0, |at| at + 1);
+        let from = if thinks { behind_user } else { usize::MAX };
+        let key = Bytes::from_static(match key {
+            "reasoning" => b",\"reasoning\":",
+            _ => b",\"reasoning_content\":",
+        });
+        let thoughts = Thoughts { key, send, from };
+        let message = |(at, part): (usize, &Part)| match (thoughts.are_sent(at, part), part.thinking_len()) {
+            (true, 0) => part.len() + thoughts.key.len() + EMPTY.len(),
+            (true, _) => part.len() + thoughts.key.len(),
+            (false, thinking) => part.len() - thinking,
+        };
+        let messages: usize = parts.iter().enumerate().map(message).sum();
+        // The first message's comma is not sent.
+        let left = (envelope.head.len() + messages - usize::from(!parts.is_empty()) + envelope.tail.len()) as u64;
+        Body { envelope, parts, thoughts, left, next: Next::Head }
+    }
+
+    fn piece(&mut self) -> Option<Bytes> {
+        let (piece, next) = match self.next {
+            Next::Head => (self.envelope.head.clone(), Next::Part(0, 0)),
+            Next::Part(at, piece) => match self.parts.get(at) {
+                None => (self.envelope.tail.clone(), Next::Nothing),
+                Some(part) => self.piece_of(at, part, piece),
+            },
+            Next::Nothing => return None,
+        };
+        self.next = next;
+        self.left -= piece.len() as u64;
+        Some(piece)
+    }
+
+    fn piece_of(&self, at: usize, part: &Part, piece: u8) -> (Bytes, Next) {
+        let sent = self.thoughts.are_sent(at, part);
+        if !sent && part.thinking_len() == 0 {
+            return (part.whole().slice(usize::from(at == 0)..), Next::Part(at + 1, 0));
         }
-        map.serialize_entry("content", content)?;
-        if let Some(field) = self.reasoning_field {
-            map.serialize_entry(field, reasoning_content)?;
+        let Pieces { head, thinking, tail } = part.pieces();
+        match piece {
+            0 => (head.slice(usize::from(at == 0)..), Next::Part(at, if sent { 1 } else { 3 })),
+            1 => (self.thoughts.key.clone(), Next::Part(at, 2)),
+            2 if thinking.is_empty() => (Bytes::from_static(EMPTY), Next::Part(at, 3)),
+            2 => (thinking, Next::Part(at, 3)),
+            _ => (tail, Next::Part(at + 1, 0)),
         }
-        if !tool_calls.is_empty() {
-            map.serialize_entry::<_, [ToolCall]>("tool_calls", tool_calls)?;
-        }
-        map.end()
+    }
+}
+
+/// Its length is known from the first: it goes out with `Content-Length`, not in chunks.
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.piece().map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.next, Next::Nothing)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{Message, ToolCall};
 
     fn thinking(content: &str, reasoning: &str, call: Option<&str>) -> Message {
         Message {
@@ -111,8 +173,14 @@ mod tests {
 
     fn sent(messages: &[Message], tools: &str, send_reasoning: SendReasoning) -> String {
         let parameters = serde_json::from_str(r#"{"temperature":1.0,"max_tokens":9}"#).unwrap();
-        let body = Body { model: "m", parameters: &parameters, messages, tools, send_reasoning, reasoning_field: "reasoning_content" };
-        String::from_utf8(write(&body).unwrap().to_vec()).unwrap()
+        let envelope = Envelope::new("m", tools, &parameters).unwrap();
+        let mut body = Body::new(envelope, &messages.iter().collect(), send_reasoning, "reasoning_content");
+        let (told, mut again) = (body.left, body.clone());
+        let read = |body: &mut Body| std::iter::from_fn(|| body.piece()).flatten().collect::<Vec<u8>>();
+        let bytes = read(&mut body);
+        assert_eq!((told, body.left), (bytes.len() as u64, 0));
+        assert_eq!(read(&mut again), bytes, "it can be sent again");
+        String::from_utf8(bytes).unwrap()
     }
 
     #[test]
@@ -128,6 +196,27 @@ mod tests {
         );
         assert_eq!(sent(&messages, tools, SendReasoning::Auto), expected);
         assert!(!sent(&messages, "", SendReasoning::Auto).contains("tools\":"));
+        assert_eq!(sent(&[], "", SendReasoning::Auto), r#"{"model":"m","messages":[],"temperature":1.0,"max_tokens":9}"#);
+    }
+
+    #[test]
+    fn thinking_to_the_byte() {
+        let messages =
+            [Message::new(Role::User, "u"), thinking("a", "t\n", Some("c1")), thinking("b", "", Some("c2")), thinking("c", "t", None)];
+        let call = |id| {
+            format!(
+                r#""tool_calls":[{{"id":"{id}","type":"function","function":{{"name":"bash","arguments":"{{\"command\": \"ls\"}}"}}}}]"#
+            )
+        };
+        let expected = format!(
+            r#"{{"model":"m","messages":[{{"role":"user","content":"u"}},{{"role":"assistant","content":"a","reasoning_content":"t\n",{}}},{{"role":"assistant","content":"b","reasoning_content":"",{}}},{{"role":"assistant","content":"c"}}],"temperature":1.0,"max_tokens":9}}"#,
+            call("c1"),
+            call("c2"),
+        );
+        assert_eq!(sent(&messages, "", SendReasoning::Auto), expected);
+        let first = [thinking("a", "t", None)];
+        assert!(sent(&first, "", SendReasoning::Always).contains(r#"[{"role":"assistant","content":"a","reasoning_content":"t"}]"#));
+        assert!(sent(&first, "", SendReasoning::Never).contains(r#"[{"role":"assistant","content":"a"}]"#));
     }
 
     #[test]

@@ -19,7 +19,8 @@ use crate::domain::{Failure, Instance, Kind};
 use crate::sandbox::{Sandbox, prepare};
 use crate::toolbox::protocol::End;
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::Mutex as AsyncMutex;
 
 /// Seconds for the search; every candidate that is there imports pytest once.
 const SEARCH_TIMEOUT_S: u64 = 300;
@@ -42,17 +43,14 @@ pub fn runner_of(instance: &Instance) -> Result<&'static dyn TestRunner, Failure
     }
 }
 
-/// Test runners found so far, by image and `pre_commands`: the samples of an instance need not look for theirs again.
+/// Test runners found so far, by image and `pre_commands`: the samples of an instance need not look for theirs again, and of those
+/// that begin at once one looks for all.
 #[derive(Debug, Default)]
-pub struct Runners(Mutex<HashMap<(String, String), Found>>);
+pub struct Runners(Mutex<HashMap<(String, String), Arc<AsyncMutex<Option<Found>>>>>);
 
 impl Runners {
-    fn get(&self, key: &(String, String)) -> Option<Found> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
-    }
-
-    fn put(&self, key: (String, String), found: Found) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, found);
+    fn of(&self, key: (String, String)) -> Arc<AsyncMutex<Option<Found>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone()
     }
 }
 
@@ -62,6 +60,9 @@ impl Runners {
 /// # Errors
 /// `NoRunner`, `Tests`; `NoSpace`, `SandboxStart`, `SandboxLost`.
 pub async fn probe(sandbox: &dyn Sandbox, instance: &Instance, runners: &Runners) -> Result<(), Failure> {
+    if sandbox.is_null() {
+        return Ok(());
+    }
     let found = find(sandbox, instance, runner_of(instance)?, runners, Kind::NoRunner).await;
     found.map(drop).map_err(prepare::before_the_model)
 }
@@ -76,12 +77,14 @@ pub(super) async fn find(
 ) -> Result<Found, Failure> {
     let Some(search) = runner.search(instance) else { return Ok(Found::default()) };
     let key = (sandbox.image_digest().to_owned(), format!("{} {}", runner.name(), instance.pre_commands));
-    if let Some(known) = runners.get(&key) {
-        return Ok(known);
+    let known = runners.of(key);
+    let mut known = known.lock().await;
+    if let Some(found) = &*known {
+        return Ok(found.clone());
     }
     let done = prepare::script(sandbox, sandbox.workdir(), SEARCH_TIMEOUT_S, &search).await?;
     if let Some(found) = runner.found(&done.tail(4000)) {
-        runners.put(key, found.clone());
+        *known = Some(found.clone());
         return Ok(found);
     }
     let (said, name) = (done.tail(2000), runner.name());

@@ -138,6 +138,8 @@ mod tests {
             image: "x:1".into(),
             workdir: "/nowhere".into(),
             limits: Limits::default(),
+            keep: false,
+            upon: None,
         }
     }
 

@@ -109,6 +109,11 @@ impl Link {
         wire::send(&*self.socket, &Order::Kill { id }, None)
     }
 
+    /// A kept upper is wanted no more.
+    pub fn forget(&self, id: u64) -> io::Result<()> {
+        wire::send(&*self.socket, &Order::Forget { id }, None)
+    }
+
     async fn send(&self, order: &Order, descriptor: Option<&OwnedFd>) -> io::Result<()> {
         loop {
             self.socket.writable().await?;

@@ -9,10 +9,11 @@ mod link;
 use super::owner::{self, Owner};
 use super::private_dir::{self, PrivateDir};
 use super::program::Program;
-use super::{Capacity, Fate, Provider, Sandbox, Spec, workdir};
+use super::{Capacity, Fate, Keeper, Provider, Sandbox, Snapshot, Spec, prepare, workdir};
 use crate::domain::{Failure, Kind};
 use crate::images::{Image, Settings as ImageSettings};
 use crate::toolbox::client::Toolbox;
+use crate::toolbox::protocol::End;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use images::Images;
@@ -67,6 +68,8 @@ pub struct Settings {
     pub nofile: u64,
     /// Sandboxes being started at the same time.
     pub starts_in_flight: usize,
+    /// Prepared sandboxes' files that are kept at once for others to start upon, the last used ones; 0: every sandbox is prepared anew.
+    pub snapshots: usize,
     /// Seconds for a sandbox to be gone once it was killed.
     pub remove_timeout_s: u64,
     /// The program that serves inside the sandboxes and launches them; none: this one.
@@ -83,6 +86,7 @@ impl Default for Settings {
             tmp_bytes: 1 << 30,
             nofile: 16384,
             starts_in_flight: 16,
+            snapshots: 128,
             remove_timeout_s: 60,
             toolbox_path: None,
         }
@@ -169,11 +173,14 @@ impl Inner {
         let workdir = image.as_ref().map_or(&spec.workdir, |image| &image.workdir).clone();
         let env = image.as_ref().map(|image| image.env.clone()).unwrap_or_default();
         let user = image.as_ref().map(|image| image.user.clone()).unwrap_or_default();
-        let order = Start { id, layers, workdir, env, user, limits: spec.limits.clone() };
+        // The host's own directories are mounted into each anew.
+        let kept = (spec.keep && image.is_some()).then(|| Kept { id, link: link.clone(), _image: image.clone() });
+        let upon = spec.upon.as_ref().map(|snapshot| snapshot.id);
+        let order = Start { id, layers, workdir, env, user, limits: spec.limits.clone(), keep: kept.is_some(), upon };
         let state = link.launch(order, theirs).await.map_err(|error| failed(&error))?;
         // From here on, dropping it kills it.
         let remove_timeout = Duration::from_secs(self.settings.remove_timeout_s);
-        let lease = Lease { id, link, state, remove_timeout, _image: image.clone() };
+        let lease = Lease { id, link, state, remove_timeout, _image: image.clone(), _upon: spec.upon.clone() };
         let patience = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
         let mut state = lease.state.clone();
         let met = tokio::select! {
@@ -195,7 +202,7 @@ impl Inner {
                 });
             }
         };
-        let sandbox = NativeSandbox { lease, toolbox, workdir: spec.workdir.clone(), image };
+        let sandbox = NativeSandbox { lease, toolbox, workdir: spec.workdir.clone(), image, kept };
         let checked =
             timeout_at(deadline.max(Instant::now() + Duration::from_secs(1)), workdir::check(&sandbox.toolbox, &spec.workdir, &spec.image));
         match checked.await {
@@ -226,6 +233,10 @@ fn stream() -> std::io::Result<(UnixStream, OwnedFd)> {
 }
 
 impl Provider for Native {
+    fn snapshots(&self) -> usize {
+        self.0.settings.snapshots
+    }
+
     fn capacity(&self) -> Option<Capacity> {
         super::local::capacity()
     }
@@ -264,6 +275,27 @@ struct Lease {
     remove_timeout: Duration,
     /// Nothing of the image is removed while it is used.
     _image: Option<Arc<Image>>,
+    _upon: Option<Snapshot>,
+}
+
+/// An upper that stays after its sandbox; dropping it has it forgotten.
+#[derive(Debug)]
+struct Kept {
+    id: u64,
+    link: Arc<Link>,
+    _image: Option<Arc<Image>>,
+}
+
+impl Keeper for Kept {
+    fn is_there(&self) -> bool {
+        !self.link.is_over()
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let _ = self.link.forget(self.id);
+    }
 }
 
 impl Lease {
@@ -300,7 +332,21 @@ struct NativeSandbox {
     toolbox: Toolbox,
     workdir: String,
     image: Option<Arc<Image>>,
+    kept: Option<Kept>,
 }
+
+/// Succeeds where there is no process but the toolbox and this one, and no file in memory.
+const AT_REST: &str = r#"
+set -- /proc/[0-9]*
+[ $# -le 2 ] || exit 1
+while read -r kind at rest; do
+  case $at in /tmp | /dev/shm | /dev/mqueue) ;; *) continue ;; esac
+  for file in "$at"/* "$at"/.[!.]* "$at"/..?*; do
+    [ ! -e "$file" ] && [ ! -L "$file" ] || exit 1
+  done
+done < /proc/mounts
+"#;
+const AT_REST_TIMEOUT_S: u64 = 60;
 
 impl Sandbox for NativeSandbox {
     fn toolbox(&self) -> &Toolbox {
@@ -324,6 +370,24 @@ impl Sandbox for NativeSandbox {
                 Ok(_) => Fate { gone: true, ..Fate::default() },
                 Err(_) => Fate::default(),
             }
+        }
+        .boxed()
+    }
+
+    fn is_at_rest(&self) -> BoxFuture<'_, bool> {
+        async {
+            let looked = prepare::script(self, "/", AT_REST_TIMEOUT_S, AT_REST.as_bytes());
+            self.kept.is_some() && looked.await.is_ok_and(|done| done.end == End::Exited(0))
+        }
+        .boxed()
+    }
+
+    fn keep(self: Box<Self>) -> BoxFuture<'static, Result<Snapshot, Failure>> {
+        async move {
+            self.lease.end().await?;
+            let not_asked = || Failure::new(Kind::SandboxLost, "the sandbox was not started to be kept");
+            let kept = self.kept.ok_or_else(not_asked)?;
+            Ok(Snapshot { id: kept.id, keeper: Arc::new(kept) })
         }
         .boxed()
     }

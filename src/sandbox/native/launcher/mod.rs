@@ -147,6 +147,7 @@ impl Launcher {
                     _ => match wire::receive::<Order>(&self.control)? {
                         Some((Order::Start(start), Some(stream))) => self.start(start, stream)?,
                         Some((Order::Kill { id }, _)) => self.kill(id),
+                        Some((Order::Forget { id }, _)) => upper::forget(id),
                         Some(_) => {}
                         // The engine is gone.
                         None => return self.end(),
@@ -168,6 +169,9 @@ impl Launcher {
     }
 
     fn clone_child(&self, start: Start, stream: OwnedFd) -> io::Result<Making> {
+        if start.keep {
+            self.uppers.keep(&self.setup.scratch, start.id)?;
+        }
         let group = self.groups.create(&start.id.to_string(), &start.limits)?;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let (pid, pidfd) = match linux::clone(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET)? {

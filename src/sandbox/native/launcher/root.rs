@@ -6,7 +6,7 @@
 use super::child::Child;
 use super::etc;
 use super::upper;
-use super::world::{DEV, EMPTY, NEW_ROOT, TOOLBOX, host_entries};
+use super::world::{self, DEV, EMPTY, NEW_ROOT, TOOLBOX, UPPER, host_entries};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, mkdirat, openat2, symlinkat};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_remount, unmount};
 use rustix::process::{chdir, pivot_root};
@@ -27,8 +27,11 @@ const READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
 /// Makes it, and makes it the root of this mount namespace; nothing of the launcher's world stays within reach.
 pub fn build(child: &Child<'_>) -> io::Result<()> {
-    child.uppers.mount(&child.setup.scratch, child.start.id).map_err(at("its upper"))?;
-    overlay(child).map_err(at("its overlay"))?;
+    let upper = if child.start.keep { world::kept(child.start.id) } else { PathBuf::from(UPPER) };
+    if !child.start.keep {
+        child.uppers.mount(&child.setup.scratch, child.start.id, &upper).map_err(at("its upper"))?;
+    }
+    overlay(child, &upper).map_err(at("its overlay"))?;
     let root = Root { root: open_root()?, owner: child.ids.outside(0) };
     if child.start.layers.is_none() {
         root.host(&child.start.workdir).map_err(at("the host's directories"))?;
@@ -47,14 +50,16 @@ pub fn build(child: &Child<'_>) -> io::Result<()> {
     Ok(())
 }
 
-fn overlay(child: &Child<'_>) -> io::Result<()> {
+fn overlay(child: &Child<'_>, upper: &Path) -> io::Result<()> {
     let layers = child.start.layers.as_deref().unwrap_or_default();
-    let top = layers.last().map(|layer| child.setup.layers.join(layer).join("fs"));
+    let kept = child.start.upon.map(upper::files_of);
+    let top = kept.clone().or_else(|| layers.last().map(|layer| child.setup.layers.join(layer).join("fs")));
     let mode = top.and_then(|top| fs::metadata(top).ok()).map_or(0o755, |found| found.permissions().mode() & 0o7777);
-    let (upper, work) = upper::directories(mode, child.ids.outside(0))?;
+    let (upper, work) = upper::directories(upper, mode, child.ids.outside(0))?;
     // Relative to the layers: all options must fit into a page. The highest comes first there.
     chdir(if layers.is_empty() { Path::new("/") } else { &child.setup.layers })?;
-    let lower: Vec<String> = layers.iter().rev().map(|layer| format!("{layer}/fs")).collect();
+    let kept = kept.map(|kept| kept.display().to_string());
+    let lower: Vec<String> = kept.into_iter().chain(layers.iter().rev().map(|layer| format!("{layer}/fs"))).collect();
     let lower = if lower.is_empty() { EMPTY.to_owned() } else { lower.join(":") };
     // A user namespace may not write the kernel's own attributes, so overlays have others there.
     let attributes = if child.ids.are_roots() { "" } else { ",userxattr" };

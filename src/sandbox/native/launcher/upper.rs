@@ -2,11 +2,11 @@
 
 use super::super::Upper;
 use super::wire::Setup;
-use super::world::UPPER;
+use super::world;
 use crate::images::Ids;
 use crate::linux;
 use rustix::fs::{SeekFrom, copy_file_range, ftruncate, seek};
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::ffi::CString;
 use std::fmt;
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -55,8 +55,8 @@ impl Uppers {
         }
     }
 
-    /// Mounts a new one, and makes the two directories in it that an overlay wants.
-    pub fn mount(&self, scratch: &Path, id: u64) -> io::Result<()> {
+    /// Mounts a new one.
+    pub fn mount(&self, scratch: &Path, id: u64, at: &Path) -> io::Result<()> {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
         match self {
             Uppers::Disk { template, bytes } => {
@@ -68,17 +68,40 @@ impl Uppers {
                 // The disk keeps the file for as long as it lives, and nobody has to remove it.
                 fs::remove_file(&path)?;
                 let (_device, path) = attached?;
-                mount(path, UPPER, "ext4", flags, OPTIONS)?;
+                mount(path, at, "ext4", flags, OPTIONS)?;
             }
-            Uppers::Memory { options, .. } => mount("tmpfs", UPPER, "tmpfs", flags, options.as_c_str())?,
+            Uppers::Memory { options, .. } => mount("tmpfs", at, "tmpfs", flags, options.as_c_str())?,
         }
         Ok(())
     }
+
+    /// Mounts one where all sandboxes that are made from now on find it.
+    pub fn keep(&self, scratch: &Path, id: u64) -> io::Result<()> {
+        let at = world::kept(id);
+        DirBuilder::new().mode(0o700).create(&at)?;
+        self.mount(scratch, id, &at).inspect_err(|_| drop(fs::remove_dir(&at)))
+    }
 }
 
-/// The directories of the mounted upper that an overlay takes; what it shows as its root has the mode and owner of the first.
-pub fn directories(mode: u32, owner: u32) -> io::Result<(PathBuf, PathBuf)> {
-    let (upper, work) = (Path::new(UPPER).join("upper"), Path::new(UPPER).join("work"));
+/// Those that use it keep it until they end.
+pub fn forget(id: u64) {
+    let at = world::kept(id);
+    let _ = unmount(&at, UnmountFlags::DETACH);
+    let _ = fs::remove_dir(&at);
+}
+
+/// The files of a kept upper.
+pub fn files_of(id: u64) -> PathBuf {
+    files(&world::kept(id))
+}
+
+fn files(at: &Path) -> PathBuf {
+    at.join("upper")
+}
+
+/// The directories of an upper mounted at `at` that an overlay takes; what it shows as its root has the mode and owner of the first.
+pub fn directories(at: &Path, mode: u32, owner: u32) -> io::Result<(PathBuf, PathBuf)> {
+    let (upper, work) = (files(at), at.join("work"));
     DirBuilder::new().mode(0o700).create(&work)?;
     DirBuilder::new().mode(0o755).create(&upper)?;
     fs::set_permissions(&upper, Permissions::from_mode(mode))?;

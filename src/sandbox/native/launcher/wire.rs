@@ -42,6 +42,10 @@ pub enum Order {
     Kill {
         id: u64,
     },
+    /// The upper of a sandbox that was to be kept is wanted no more.
+    Forget {
+        id: u64,
+    },
 }
 
 /// One sandbox wanted.
@@ -55,6 +59,10 @@ pub struct Start {
     pub env: Vec<(String, String)>,
     pub user: String,
     pub limits: Limits,
+    /// Its upper stays after its end, until it is to be forgotten.
+    pub keep: bool,
+    /// The kept upper that lies over its layers.
+    pub upon: Option<u64>,
 }
 
 /// From the launcher.
@@ -124,6 +132,8 @@ mod tests {
             env: Vec::new(),
             user: String::new(),
             limits: Limits::default(),
+            keep: false,
+            upon: None,
         };
         send(&ours, &Order::Start(start), Some(&OwnedFd::from(end))).unwrap();
         send(&ours, &Order::Kill { id: 7 }, None).unwrap();

@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 /// Places in it, besides the layers and the scratch directory, which are where they are on the host.
 pub const NEW_ROOT: &str = "/.new";
 pub const UPPER: &str = "/.upper";
+/// Where uppers are that outlive their sandboxes, each under its number.
+const KEPT: &str = "/.kept";
 /// A `/dev` to be shared by all sandboxes: what is theirs alone is mounted over it.
 pub const DEV: &str = "/.dev";
 /// The program that serves in the sandboxes, read-only.
@@ -58,7 +60,7 @@ pub fn enter(setup: &Setup, groups: &Groups, is_root: bool) -> io::Result<()> {
     for path in shared.filter(|path| path.exists() && !path.starts_with("/sys")) {
         bind(&path, &inside(&path.to_string_lossy()), !is_root)?;
     }
-    for place in [NEW_ROOT, UPPER, EMPTY] {
+    for place in [NEW_ROOT, UPPER, KEPT, EMPTY] {
         fs::create_dir(inside(place))?;
     }
     fs::write(inside(TOOLBOX), "")?;
@@ -74,6 +76,11 @@ pub fn enter(setup: &Setup, groups: &Groups, is_root: bool) -> io::Result<()> {
     unmount(".", UnmountFlags::DETACH)?;
     rustix::process::chdir("/")?;
     Ok(())
+}
+
+/// Where a kept upper is mounted.
+pub fn kept(id: u64) -> PathBuf {
+    Path::new(KEPT).join(id.to_string())
 }
 
 fn devices(dev: &Path) -> io::Result<()> {
