@@ -132,7 +132,7 @@ pub async fn run(
     let scaffold = scaffold(&settings).map_err(|e| Failure::new(Kind::RunDir, e.to_string()))?;
     let purse = Arc::new(Purse::new(settings.scheduler.budget(), settings.endpoint.prices));
     let shared = runner::Shared {
-        client: Arc::new(Budgeted::new(Arc::clone(&client), Arc::clone(&purse))) as Arc<dyn ModelClient>,
+        client: Arc::new(Budgeted::new(Arc::clone(&client) as Arc<dyn ModelClient>, Arc::clone(&purse))) as Arc<dyn ModelClient>,
         scaffold: Arc::new(scaffold),
         limits: settings.agent.clone(),
         exclude: settings.sandbox.prepare.exclude.clone().into(),

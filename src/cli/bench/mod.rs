@@ -2,6 +2,7 @@
 
 mod images;
 mod limits;
+mod schedule;
 
 use super::Outcome;
 use clap::{Args as ClapArgs, Subcommand};
@@ -19,11 +20,14 @@ enum What {
     Limits(limits::Args),
     /// Simulate a run's images on its disk: fetched ahead, each once, and removed when no episode needs it
     Images(images::Args),
+    /// Simulate a day of the scheduler: failures, stragglers, brown-outs, drains, with what each step costs
+    Schedule(schedule::Args),
 }
 
 pub fn run(args: &Args) -> Outcome {
     match &args.what {
         What::Limits(args) => limits::run(args),
         What::Images(args) => images::run(args),
+        What::Schedule(args) => schedule::run(args),
     }
 }
