@@ -81,7 +81,7 @@ struct Limits {
     /// Tokens a minute, of prompts and completions. 0: no limit
     #[arg(long, value_name = "N", default_value_t = 0, env = "SWEROLL_SERVED_TPM", help_heading = "Limits")]
     tpm: u64,
-    /// Requests at once from a full bucket, and tokens in the same proportion. 0: what one second earns
+    /// Requests at once from a full bucket, and tokens in the same proportion. 0: what ten seconds earn
     #[arg(long, value_name = "N", default_value_t = 0, env = "SWEROLL_SERVED_BURST", help_heading = "Limits")]
     burst: u64,
     /// bucket refills all the time, fixed gives the whole allowance at the beginning of every minute

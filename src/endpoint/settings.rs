@@ -1,7 +1,7 @@
 //! What a user may set of the endpoint. The key is no setting: only where it comes from is.
 
 use crate::domain::{Failure, Kind};
-use crate::endpoint::{limiter::Limits, pool, price::Prices, retry::Policy};
+use crate::endpoint::{limiter::Limits, pool, price::Prices, retry::Policy, share};
 use reqwest::Url;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::{Map, Value};
@@ -48,6 +48,8 @@ pub struct Settings {
     pub max_reply_bytes: u64,
     pub retry: Policy,
     pub limits: Limits,
+    /// With other processes; each endpoint on its own.
+    pub share: share::Settings,
     pub reasoning_field: ReasoningField,
     pub send_reasoning: SendReasoning,
     pub prices: Prices,
@@ -71,6 +73,7 @@ impl Default for Settings {
             max_reply_bytes: 16 << 20,
             retry: Policy::default(),
             limits: Limits::default(),
+            share: share::Settings::default(),
             reasoning_field: ReasoningField::Auto,
             send_reasoning: SendReasoning::Auto,
             prices: Prices::default(),
