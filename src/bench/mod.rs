@@ -1,3 +1,8 @@
 //! What `sweroll bench` measures and simulates.
 
+pub mod episodes;
+pub mod machine;
+pub mod meter;
 pub mod plot;
+pub mod rows;
+mod watched;
