@@ -1,8 +1,10 @@
 //! What `sweroll bench` measures and simulates.
 
 pub mod episodes;
+pub mod files;
 pub mod machine;
 pub mod meter;
 pub mod plot;
 pub mod rows;
+pub mod table;
 mod watched;

@@ -1,8 +1,11 @@
 //! `sweroll bench`: what sweroll itself costs, on this machine.
 
+mod all;
+mod files;
+
 use super::{CliError, Outcome, print, render};
 use crate::bench::episodes::{self, Plan, Report};
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 const EXAMPLE: &str = "Example:
@@ -14,6 +17,8 @@ docs/performance.md says how each figure is taken.";
 #[derive(Debug, ClapArgs)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
     #[command(flatten)]
     live: Live,
     /// Where to work; kept [default: a temporary directory, which goes]
@@ -21,6 +26,14 @@ pub struct Args {
     dir: Option<PathBuf>,
     #[arg(long, value_enum, default_value = "text", env = "SWEROLL_FORMAT", help_heading = "Output")]
     format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Begin, go on with and sum up large runs: seconds and memory
+    Files(files::Args),
+    /// Every bound with its figure, as a table; exit code 1 where one is missed
+    All(all::Args),
 }
 
 /// The episodes.
@@ -106,6 +119,11 @@ impl Drop for Place {
 }
 
 pub fn run(args: &Args) -> Outcome {
+    match &args.what {
+        Some(What::Files(files)) => return files::run(files),
+        Some(What::All(all)) => return all::run(all, &args.live),
+        None => {}
+    }
     let place = Place::make(args.dir.as_ref())?;
     let report = episodes::measure(&args.live.plan(), &place.dir).map_err(CliError::failed)?;
     match args.format {
