@@ -1,5 +1,7 @@
 //! `sweroll bench`: what sweroll itself costs, on this machine.
 
+mod all;
+mod files;
 mod images;
 mod limits;
 mod schedule;
@@ -16,7 +18,7 @@ Needs no Docker, key or network: the endpoint is another process of sweroll's, t
 docs/performance.md says how each figure is taken.";
 
 #[derive(Debug, ClapArgs)]
-#[command(after_help = EXAMPLE, args_conflicts_with_subcommands = true)]
+#[command(after_help = EXAMPLE)]
 pub struct Args {
     #[command(subcommand)]
     what: Option<What>,
@@ -38,6 +40,10 @@ enum What {
     Images(images::Args),
     /// Simulate a day of the scheduler: failures, stragglers, brown-outs, drains, with what each step costs
     Schedule(schedule::Args),
+    /// Begin, go on with and sum up large runs: seconds and memory
+    Files(files::Args),
+    /// Every bound with its figure, as a table; exit code 1 where one is missed
+    All(all::Args),
 }
 
 /// The episodes.
@@ -127,6 +133,8 @@ pub fn run(args: &Args) -> Outcome {
         Some(What::Limits(args)) => limits::run(args),
         Some(What::Images(args)) => images::run(args),
         Some(What::Schedule(args)) => schedule::run(args),
+        Some(What::Files(files)) => files::run(files),
+        Some(What::All(all)) => all::run(all, &args.live),
         None => live(args),
     }
 }
