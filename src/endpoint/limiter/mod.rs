@@ -2,7 +2,7 @@
 //! what the endpoint bears. The waiters form one line, first come first served; only its head looks at the limits, so
 //! every event costs the same with ten thousand waiting as with one.
 
-mod bucket;
+pub(super) mod bucket;
 mod core;
 mod line;
 
