@@ -6,11 +6,13 @@ use clap::{Args as ClapArgs, ValueEnum};
 use std::path::PathBuf;
 
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "The scheduler's own code decides, as in a run; the disk, the registry and the episodes are numbers. The same numbers \
+#[command(
+    after_help = "The scheduler's own code decides, as in a run; the disk, the registry and the episodes are numbers. The same numbers \
 give the same result. docs/performance.md says what the columns are.
 
 Example:
-  sweroll bench images --images 25000 --disk-gb 500 --plot images.svg")]
+  sweroll bench images --images 25000 --disk-gb 500 --plot images.svg"
+)]
 pub struct Args {
     #[command(flatten)]
     what: What,
