@@ -46,13 +46,23 @@ pub struct Report {
 pub struct Ready {
     provider: Arc<dyn Provider>,
     client: Endpoints,
+    around: Option<Around>,
 }
+
+/// Puts something around the model's client, to watch it.
+pub type Around = Box<dyn FnOnce(Arc<dyn ModelClient>) -> Arc<dyn ModelClient> + Send>;
 
 impl Ready {
     /// What the user should be told of the sandboxes.
     #[must_use]
     pub fn notice(&self) -> Option<String> {
         self.provider.notice()
+    }
+
+    #[must_use]
+    pub fn around(mut self, around: Around) -> Self {
+        self.around = Some(around);
+        self
     }
 }
 
@@ -65,7 +75,7 @@ pub async fn preflight(settings: &Settings) -> Result<Ready, Failure> {
     let provider = provider(settings).await?;
     provider.check().await?;
     client.check().await?;
-    Ok(Ready { provider, client })
+    Ok(Ready { provider, client, around: None })
 }
 
 async fn provider(settings: &Settings) -> Result<Arc<dyn Provider>, Failure> {
@@ -117,7 +127,7 @@ pub async fn run(
     emit: Emit,
     stop: mpsc::Receiver<Stop>,
 ) -> Result<Report, Failure> {
-    let Ready { provider, client } = ready;
+    let Ready { provider, client, around } = ready;
     let client = Arc::new(client);
     let run = store.dir().info().run.clone();
     settings.grading.prepare = settings.sandbox.prepare.clone();
@@ -131,8 +141,10 @@ pub async fn run(
     }
     let scaffold = scaffold(&settings).map_err(|e| Failure::new(Kind::RunDir, e.to_string()))?;
     let purse = Arc::new(Purse::new(settings.scheduler.budget(), settings.endpoint.prices));
+    let model = Arc::clone(&client) as Arc<dyn ModelClient>;
+    let budgeted: Arc<dyn ModelClient> = Arc::new(Budgeted::new(model, Arc::clone(&purse)));
     let shared = runner::Shared {
-        client: Arc::new(Budgeted::new(Arc::clone(&client), Arc::clone(&purse))) as Arc<dyn ModelClient>,
+        client: around.map_or_else(|| Arc::clone(&budgeted), |around| around(Arc::clone(&budgeted))),
         scaffold: Arc::new(scaffold),
         limits: settings.agent.clone(),
         exclude: settings.sandbox.prepare.exclude.clone().into(),

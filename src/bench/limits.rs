@@ -5,6 +5,7 @@ pub mod simulation;
 use super::plot::{Plot, Series};
 use crate::endpoint::{
     limiter::Limits,
+    pool,
     server::{
         brownout::{Brownout, Trouble},
         queue::Service,
@@ -77,7 +78,7 @@ fn setup(seed: u64, requests_per_minute: u64, tokens_per_minute: u64) -> Setup {
         processes: vec![Process { limits, episodes }],
         ledger: None,
         replicas: 1,
-        choice: Choice::Affinity,
+        choice: Choice::Affinity(pool::Settings::default()),
         door: rate::Limits { requests_per_minute, tokens_per_minute, ..rate::Limits::default() },
         service: Service::default(),
         brownouts: Vec::new(),
@@ -229,20 +230,20 @@ pub fn processes(seed: u64) -> Vec<Row> {
 /// Three machines with a prefix cache each, behind which no limit of requests is reached.
 #[must_use]
 pub fn replicas(seed: u64) -> Vec<Row> {
-    let run = |choice| {
+    let run = |name: &str, choice| {
         let mut setup = setup(seed, 0, 0);
         (setup.replicas, setup.choice) = (3, choice);
         setup.processes[0].episodes = 300;
         setup.service = Service { slots: 64, prefill_tokens_per_s: 10_000.0, cache_tokens: 2_400_000, ..Service::default() };
         let outcome = simulate(&setup);
-        let name = if choice == Choice::Affinity { "each episode stays with its own" } else { "at random" };
         let total = outcome.total();
         Row { cached: Some(share(total.cached_tokens, total.prompt_tokens)), ..row(format!("three replicas, {name}"), &setup, &outcome) }
     };
-    let random = run(Choice::Random);
-    let mut affinity = run(Choice::Affinity);
+    let spill = |spill_after_s| Choice::Affinity(pool::Settings { spill_after_s, ..pool::Settings::default() });
+    let random = run("at random", Choice::Random);
+    let mut affinity = run("an episode keeps its own", Choice::Affinity(pool::Settings::default()));
     affinity.holds = Some(affinity.per_minute > random.per_minute && affinity.cached > random.cached);
-    vec![random, affinity]
+    vec![random, affinity, run("its own unless it waits a minute", spill(60.0)), run("its own at any price", spill(1e9))]
 }
 
 impl Report {

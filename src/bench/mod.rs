@@ -1,6 +1,11 @@
 //! What `sweroll bench` measures and simulates.
 
+pub mod episodes;
 pub mod images;
 pub mod limits;
+pub mod machine;
+pub mod meter;
 pub mod plot;
+pub mod rows;
 pub mod schedule;
+mod watched;

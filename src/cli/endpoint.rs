@@ -32,10 +32,11 @@ pub struct Args {
     instances: PathBuf,
     #[command(flatten)]
     rows: Rows,
-    /// gold makes the golden change, noop submits nothing, wander explores, hostile sends what no model should
+    /// gold makes the golden change, noop submits nothing, wander explores, hostile sends what no model should, steady runs a
+    /// command a turn and reads no request
     #[arg(long, value_name = "SCRIPT", env = "SWEROLL_SCRIPT", help_heading = "Model")]
     script: Script,
-    /// Turns that wander takes
+    /// Turns that wander and steady take
     #[arg(long, value_name = "N", default_value_t = Settings::default().wander_turns, env = "SWEROLL_WANDER_TURNS", help_heading = "Model")]
     wander_turns: u64,
     /// Replies carry reasoning, as a thinking model's do
@@ -56,6 +57,9 @@ pub struct Args {
     /// Milliseconds before each reply
     #[arg(long, value_name = "N", default_value_t = 0, env = "SWEROLL_LATENCY_MS", help_heading = "Server")]
     latency_ms: u64,
+    /// Spread of that time, sigma of a log-normal distribution whose median --latency-ms is. 0: always the same
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = positive, env = "SWEROLL_LATENCY_SIGMA", help_heading = "Server")]
+    latency_sigma: f64,
     /// Milliseconds before each piece of a streamed reply
     #[arg(long, value_name = "N", default_value_t = 0, env = "SWEROLL_PIECE_MS", help_heading = "Server")]
     piece_ms: u64,
@@ -194,6 +198,7 @@ pub fn run(args: Args) -> Outcome {
         script: args.script,
         latency_ms: args.latency_ms,
         piece_ms: args.piece_ms,
+        latency_sigma: args.latency_sigma,
         faults: args.fault,
         seed: args.seed,
         model_name: args.serve_model,

@@ -90,6 +90,11 @@ impl Settings {
         Table::try_from(shown).map_err(|e| ConfigError::Value(format!("{e}: give a finite number")))
     }
 
+    fn is_priced(&self) -> bool {
+        let own = self.endpoint.replicas.iter().filter_map(|replica| replica.prices);
+        own.chain([self.endpoint.prices]).any(|prices| prices != Prices::default())
+    }
+
     /// What no single key can tell.
     ///
     /// # Errors
@@ -106,7 +111,7 @@ impl Settings {
             None if !(self.scheduler.budget_usd.is_finite() && self.scheduler.budget_usd >= 0.0) => {
                 Err(ConfigError::Value("scheduler.budget_usd (--budget-usd) is no amount of dollars: give 0 or more".to_owned()))
             }
-            None if self.scheduler.budget_usd > 0.0 && self.endpoint.prices == Prices::default() => Err(ConfigError::Value(
+            None if self.scheduler.budget_usd > 0.0 && !self.is_priced() => Err(ConfigError::Value(
                 "scheduler.budget_usd (--budget-usd) needs prices: set endpoint.prices.input and endpoint.prices.output, in dollars a million \
                  tokens"
                     .to_owned(),

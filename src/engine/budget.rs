@@ -21,6 +21,8 @@ pub(super) struct Purse {
 struct Books {
     ledger: Ledger,
     replies: u64,
+    /// Of all replies together, as they were paid.
+    paid: Spend,
     /// Of all replies together.
     completion_tokens: u64,
 }
@@ -28,7 +30,7 @@ struct Books {
 impl Purse {
     pub fn new(budget: Budget, prices: Prices) -> Self {
         let ledger = Ledger::new(budget, Spend::default());
-        Purse { budget, prices, books: Mutex::new(Books { ledger, replies: 0, completion_tokens: 0 }) }
+        Purse { budget, prices, books: Mutex::new(Books { ledger, replies: 0, paid: Spend::default(), completion_tokens: 0 }) }
     }
 
     /// What the run paid before its first request of this opening.
@@ -50,7 +52,13 @@ impl Purse {
         let mut books = self.books();
         let completion_tokens = books.completion_tokens.checked_div(books.replies).unwrap_or(0);
         let usage = Usage { prompt_tokens, completion_tokens, ..Usage::default() };
-        let estimate = Spend { usd: self.prices.cost(&usage), tokens: prompt_tokens + completion_tokens };
+        let tokens = prompt_tokens.saturating_add(completion_tokens);
+        // What was paid knows of caches and of endpoints with prices of their own; the table is for the first requests.
+        let usd = match books.paid.tokens {
+            0 => self.prices.cost(&usage),
+            paid => books.paid.usd * tokens as f64 / paid as f64,
+        };
+        let estimate = Spend { usd, tokens };
         let refused = |spent| {
             let mend = "raise --budget-usd or --budget-tokens and run again: the run resumes";
             Failure::new(Kind::Budget, format!("the budget is spent, another request would go beyond it: {spent}; {mend}"))
@@ -75,6 +83,7 @@ impl Reserved<'_> {
         {
             let mut books = self.purse.books();
             books.replies += 1;
+            books.paid += self.cost;
             books.completion_tokens += reply.usage.completion_tokens;
         }
         drop(self);
@@ -88,18 +97,18 @@ impl Drop for Reserved<'_> {
 }
 
 /// The endpoint, as long as the budget lasts.
-pub(super) struct Budgeted<C> {
-    client: Arc<C>,
+pub(super) struct Budgeted {
+    client: Arc<dyn ModelClient>,
     purse: Arc<Purse>,
 }
 
-impl<C> Budgeted<C> {
-    pub fn new(client: Arc<C>, purse: Arc<Purse>) -> Self {
+impl Budgeted {
+    pub fn new(client: Arc<dyn ModelClient>, purse: Arc<Purse>) -> Self {
         Budgeted { client, purse }
     }
 }
 
-impl<C: ModelClient> ModelClient for Budgeted<C> {
+impl ModelClient for Budgeted {
     fn complete<'a>(&'a self, request: Request<'a>) -> BoxFuture<'a, Result<Response, ModelError>> {
         if !self.purse.budget.is_bounded() {
             return self.client.complete(request);

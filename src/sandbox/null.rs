@@ -11,15 +11,45 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// What stands for the digest of an image where there is none.
 const DIGEST: &str = "null";
 /// Name of the empty tree in git.
 const TREE: &str = "4b825dc642cb6eb9a060e54bf8d69288fbee4904";
-const LINE: &str = "src/module/part.py:1234:    return [value for value in values if value is not None]\n";
 /// Most made-up output, bytes.
 const MAX_OUTPUT: usize = 1 << 20;
+/// Bytes of text beyond the output's: outputs begin at any place of these.
+const VARIETY: usize = 1 << 20;
+/// Bytes from one output's beginning to the next one's; odd, so that they come to all places.
+const STRIDE: usize = 99_991;
+const WORDS: [&str; 24] = [
+    "value",
+    "self",
+    "return",
+    "None",
+    "for",
+    "in",
+    "import",
+    "request",
+    "session",
+    "def",
+    "test",
+    "assert",
+    "path",
+    "config",
+    "=",
+    "==",
+    "if",
+    "not",
+    "raise",
+    "ValueError",
+    "len",
+    "items",
+    "=>",
+    "0x7f",
+];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -36,19 +66,39 @@ impl Default for Settings {
     }
 }
 
-/// A provider of nothing; all its sandboxes show one text.
+/// A provider of nothing; all its sandboxes show parts of one text.
 #[derive(Debug)]
 pub struct Null {
     delay: Duration,
-    output: Bytes,
+    bytes: usize,
+    text: Bytes,
+}
+
+/// Lines as a search through source text prints them.
+fn text(bytes: usize) -> Bytes {
+    let mut text = String::with_capacity(bytes + 100);
+    let mut state = 1_u64;
+    while text.len() < bytes {
+        text.push_str("src/");
+        for word in 0..11 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let drawn = usize::try_from(state >> 40).unwrap_or_default();
+            match word {
+                1 => text.push_str(&format!(".py:{}:", drawn % 5000)),
+                _ => text.push_str(WORDS[drawn % WORDS.len()]),
+            }
+            text.push(if word == 10 { '\n' } else { ' ' });
+        }
+    }
+    text.truncate(bytes);
+    text.into()
 }
 
 impl Null {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let bytes = settings.output_bytes.min(MAX_OUTPUT);
-        let output: Vec<u8> = LINE.bytes().cycle().take(bytes).collect();
-        Null { delay: Duration::from_millis(settings.delay_ms), output: output.into() }
+        Null { delay: Duration::from_millis(settings.delay_ms), bytes, text: text(bytes + VARIETY) }
     }
 }
 
@@ -62,8 +112,15 @@ impl Provider for Null {
     }
 
     fn start<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Box<dyn Sandbox>, Failure>> {
-        let (workdir, output) = (Arc::from(spec.workdir.as_str()), self.output.clone());
-        let answers = Answers { workdir: Arc::clone(&workdir), delay: self.delay, output };
+        let workdir: Arc<str> = Arc::from(spec.workdir.as_str());
+        let answers = Answers {
+            workdir: Arc::clone(&workdir),
+            delay: self.delay,
+            bytes: self.bytes,
+            text: self.text.clone(),
+            // Another place for every attempt.
+            at: AtomicUsize::new(spec.attempt.to_string().bytes().fold(0, |at, byte| at.wrapping_mul(31).wrapping_add(usize::from(byte)))),
+        };
         let sandbox: Box<dyn Sandbox> = Box::new(NullSandbox { toolbox: Toolbox::direct(Arc::new(answers)), workdir });
         std::future::ready(Ok(sandbox)).boxed()
     }
@@ -107,14 +164,22 @@ impl Sandbox for NullSandbox {
 struct Answers {
     workdir: Arc<str>,
     delay: Duration,
-    output: Bytes,
+    bytes: usize,
+    text: Bytes,
+    at: AtomicUsize,
 }
 
 impl Answers {
+    fn output(&self) -> Bytes {
+        let from = self.at.fetch_add(STRIDE, Ordering::Relaxed) % VARIETY;
+        self.text.slice(from..from + self.bytes)
+    }
+
     /// Commands of ours, outside the session, say nothing.
     fn ran(&self, run: &Run) -> (Answer, Bytes) {
         let cap = usize::try_from(run.output_cap).unwrap_or(usize::MAX);
-        let output = if run.session { self.output.slice(..self.output.len().min(cap)) } else { Bytes::new() };
+        let output = if run.session { self.output() } else { Bytes::new() };
+        let output = output.slice(..output.len().min(cap));
         let ran = Ran {
             end: End::Exited(0),
             duration_ms: u64::try_from(self.delay.as_millis()).unwrap_or(u64::MAX),
@@ -129,11 +194,11 @@ impl Answers {
     }
 
     fn now(&self, op: &Op) -> (Answer, Bytes) {
-        let lines = || self.output.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let lines = (self.bytes / 80) as u64;
         match op {
             Op::Run(run) => self.ran(run),
-            Op::View { .. } => (Answer::Done, self.output.clone()),
-            Op::Search(_) => (Answer::Found { total: lines(), shown: lines() }, self.output.clone()),
+            Op::View { .. } => (Answer::Done, self.output()),
+            Op::Search(_) => (Answer::Found { total: lines, shown: lines }, self.output()),
             Op::Find { .. } => (Answer::Found { total: 0, shown: 0 }, Bytes::new()),
             Op::Read { .. } => (Answer::Read { size: 0 }, Bytes::new()),
             Op::Snapshot { .. } => (Answer::Tree { tree: TREE.to_owned() }, Bytes::new()),

@@ -43,10 +43,10 @@ pub struct Process {
 }
 
 /// Which replica gets the next request of an episode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Choice {
     /// As the run's own pool has it: the same for all its turns, where that costs no long wait.
-    Affinity,
+    Affinity(pool::Settings),
     Random,
 }
 
@@ -198,6 +198,7 @@ pub fn simulate(setup: &Setup) -> Outcome {
 impl<'a> World<'a> {
     fn new(setup: &'a Setup) -> Self {
         let gate = |process: &Process| Gate { core: Core::new(process.limits), line: VecDeque::new(), wakes: None };
+        let settings = if let Choice::Affinity(settings) = setup.choice { settings } else { pool::Settings::default() };
         let members = (0..setup.replicas).map(|n| Member { weight: 1.0, seed: n.into() });
         let mut world = World {
             setup,
@@ -208,7 +209,7 @@ impl<'a> World<'a> {
             episodes: Vec::new(),
             conversations: 0,
             gates: setup.processes.iter().flat_map(|p| (0..setup.replicas).map(move |_| gate(p))).collect(),
-            pools: setup.processes.iter().map(|_| Pool::new(pool::Settings::default(), members.clone())).collect(),
+            pools: setup.processes.iter().map(|_| Pool::new(settings, members.clone())).collect(),
             ledger: setup.ledger.map(|(requests, tokens)| (Bucket::new(requests), Bucket::new(tokens))),
             replicas: (0..setup.replicas).map(|_| Replica { rate: Rate::new(setup.door), queue: Queue::new(setup.service) }).collect(),
             outcome: Outcome { tallies: vec![Tally::default(); setup.processes.len()], seconds: Vec::new() },
@@ -279,7 +280,7 @@ impl<'a> World<'a> {
         let episode = &self.episodes[which as usize];
         let first = episode.process * replicas;
         let replica = match self.setup.choice {
-            Choice::Affinity => {
+            Choice::Affinity(_) => {
                 let estimate = self.estimate(which);
                 let wait = |at: usize| self.gates[first + at].wait(estimate, self.now);
                 self.pools[episode.process].choose(episode.conversation, wait, None, self.now).member

@@ -13,16 +13,16 @@ use super::{
     reply::{self, Frame, Tokens},
     settings::{Script, Settings},
     stats::Stats,
+    steady::Steady,
     toolset::Toolsets,
     wire::{Body, Message},
 };
 use bytes::Bytes;
-use futures_util::stream;
-use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     Method, Request, Response,
-    body::{Frame as BodyFrame, Incoming},
-    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
+    body::Incoming,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
     server::conn::http1,
     service::service_fn,
 };
@@ -67,6 +67,7 @@ struct Core {
     stats: Arc<Stats>,
     capacity: Capacity,
     toolsets: Toolsets,
+    steady: Steady,
 }
 
 impl Server {
@@ -83,7 +84,7 @@ impl Server {
         let addr = listener.local_addr()?;
         let latency = Duration::from_millis(settings.latency_ms);
         let capacity = Capacity::new(settings.limits, settings.service, &settings.brownouts, latency);
-        let core = Core { playbook, settings, capacity, stats: Arc::default(), toolsets: Toolsets::default() };
+        let core = Core { playbook, settings, capacity, stats: Arc::default(), toolsets: Toolsets::default(), steady: Steady::default() };
         Ok(Server { listener, addr, core: Arc::new(core) })
     }
 
@@ -256,13 +257,16 @@ impl Core {
             Err(error) => return Some(refusal(413, &format!("the request body could not be read: {error}"), None)),
         };
         let number = self.stats.request();
+        if self.settings.script == Script::Steady {
+            return Some(self.steady(body, number).await);
+        }
         let fault = fault::draw(&self.settings.faults, self.settings.seed, number);
         let completion = match self.complete(&body, number, fault) {
             Ok(completion) => completion,
             Err(refusal) => return Some(refusal.into()),
         };
         drop(body);
-        let Settings { latency_ms, piece_ms, stall_ms, retry_after_s, .. } = self.settings;
+        let Settings { piece_ms, stall_ms, retry_after_s, .. } = self.settings;
         if let Some(kind) = fault {
             self.stats.fault(kind);
         }
@@ -290,9 +294,7 @@ impl Core {
             )
             | None => {}
         }
-        if latency_ms > 0 {
-            sleep(Duration::from_millis(latency_ms)).await;
-        }
+        self.latency(number).await;
         if !completion.service.is_zero() {
             sleep(completion.service).await;
         }
@@ -320,6 +322,31 @@ impl Core {
         };
         reply.headers_mut().extend(self.capacity.allowances());
         Some(reply)
+    }
+
+    async fn latency(&self, number: u64) {
+        let latency = self.settings.latency(number);
+        if !latency.is_zero() {
+            sleep(latency).await;
+        }
+    }
+
+    async fn steady(&self, request: Bytes, number: u64) -> Reply {
+        if !self.steady.is_ready() {
+            let learned = serde_json::from_slice(&request).map_err(|e| e.to_string()).and_then(|body: Body<'_>| {
+                let tools = self.toolsets.get(body.tools.map(serde_json::value::RawValue::get), "")?;
+                self.steady.learn(&tools, &Play::unknown())
+            });
+            if let Err(what) = learned {
+                return refusal(400, &what, None);
+            }
+        }
+        let Some(reply) = self.steady.reply(&request, number, self.settings.wander_turns) else {
+            return refusal(500, "no tools are known", None);
+        };
+        drop(request);
+        self.latency(number).await;
+        json_reply(reply)
     }
 
     fn complete(&self, bytes: &[u8], number: u64, fault: Option<FaultKind>) -> Result<Completion<'_>, Refusal> {
@@ -377,7 +404,8 @@ impl Core {
         let rng = Rng::new(seed).fork(talk.key());
         let reply = match script {
             Script::Gold => policy::gold(talk, &play),
-            Script::Noop => policy::noop(talk),
+            // Answered before the request is read.
+            Script::Noop | Script::Steady => policy::noop(talk),
             Script::Wander => policy::wander(talk, &play, &rng, wander_turns),
             Script::Hostile => policy::hostile(talk, &play, &rng),
         };

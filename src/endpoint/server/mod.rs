@@ -21,6 +21,7 @@ pub mod rate;
 mod reply;
 mod settings;
 mod stats;
+mod steady;
 mod toolset;
 mod wire;
 
