@@ -422,3 +422,147 @@ impl Engine {
         Plan::make(&settings.images, &*self.provider, episodes, &log).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::Attempt,
+        sandbox::{Disk, Fetched, Sandbox, Spec, prepare},
+    };
+    use futures_util::future::BoxFuture;
+    use std::collections::BTreeSet;
+
+    /// A disk of 100 bytes, images of 30; the image `never` cannot be had, and of the first two pulls one meets a busy registry.
+    #[derive(Default)]
+    struct Fake {
+        there: Mutex<BTreeSet<String>>,
+        pulls: Mutex<Vec<String>>,
+        told_off: Mutex<bool>,
+    }
+
+    impl Fake {
+        fn free(&self) -> u64 {
+            100_u64.saturating_sub(30 * self.there.lock().unwrap().len() as u64)
+        }
+    }
+
+    impl Provider for Fake {
+        fn check(&self) -> BoxFuture<'_, Result<(), Failure>> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn missing<'a>(&'a self, images: &'a [String]) -> BoxFuture<'a, Result<Vec<String>, Failure>> {
+            Box::pin(async { Ok(images.iter().filter(|image| !self.there.lock().unwrap().contains(*image)).cloned().collect()) })
+        }
+
+        fn fetch<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<Fetched, FetchError>> {
+            Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                if image == "never" {
+                    return Err(FetchError::Failed(Failure::new(Kind::ImageMissing, "there is none")));
+                }
+                if !std::mem::replace(&mut *self.told_off.lock().unwrap(), true) {
+                    return Err(Failure::new(Kind::ImagePull, "toomanyrequests, retry-after: 20ms").into());
+                }
+                self.pulls.lock().unwrap().push(image.to_owned());
+                assert!(self.there.lock().unwrap().insert(image.to_owned()), "{image} was there");
+                assert!(self.there.lock().unwrap().len() <= 3, "the disk is full");
+                Ok(Fetched { bytes: 30, pulled: true })
+            })
+        }
+
+        fn evict<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<bool, Failure>> {
+            Box::pin(async move { Ok(self.there.lock().unwrap().remove(image)) })
+        }
+
+        fn disk(&self) -> BoxFuture<'_, Option<Disk>> {
+            Box::pin(async { Some(Disk { free: self.free(), total: 100 }) })
+        }
+
+        fn start<'a>(&'a self, _: &'a Spec) -> BoxFuture<'a, Result<Box<dyn Sandbox>, Failure>> {
+            Box::pin(async { Err(Failure::new(Kind::SandboxStart, "a fixture starts nothing")) })
+        }
+
+        fn sweep<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<usize, Failure>> {
+            Box::pin(async { Ok(0) })
+        }
+    }
+
+    fn settings() -> Settings {
+        Settings { disk_high: 5, disk_low: 10, expected_bytes: 30, pulls_in_flight: 2, backoff_s: 0, ..Settings::default() }
+    }
+
+    async fn plan(fake: &Arc<Fake>, names: &[&str], log: &Path) -> Plan {
+        let instances: Vec<InstanceId> = names.iter().map(|name| format!("i-{name}").parse().unwrap()).collect();
+        let episodes = instances.iter().zip(names).map(|(id, name)| (id, *name, 1));
+        Plan::make(&settings(), &**fake, episodes, log).await.unwrap().unwrap()
+    }
+
+    fn attempt(instance: &InstanceId) -> AttemptId {
+        AttemptId { episode: crate::domain::EpisodeId { instance: instance.clone(), sample: 0 }, attempt: Attempt::FIRST }
+    }
+
+    #[tokio::test]
+    async fn each_image_comes_once_and_goes_when_its_episodes_are_done() {
+        let temp = tempfile::tempdir().unwrap();
+        let log = temp.path().join("images.jsonl");
+        let names = ["a", "b", "never", "c", "d", "e", "f"];
+        let fake = Arc::new(Fake::default());
+        let plan = plan(&fake, &names, &log).await;
+        assert!(plan.gated);
+        let (tell, mut told) = mpsc::channel(64);
+        let bases = Arc::new(Bases::new(Arc::clone(&fake) as Arc<dyn Provider>, prepare::Settings::default()));
+        let images = plan.begin(Arc::clone(&fake) as Arc<dyn Provider>, bases, tell);
+        let mut done = 0;
+        while done < names.len() {
+            let input = tokio::time::timeout(Duration::from_secs(60), told.recv()).await.expect("stuck").unwrap();
+            let core::Input::Ready { instance } = input else { continue };
+            let id = attempt(&instance);
+            let leased = images.lease(&id, true).await;
+            if instance.as_str() == "i-never" {
+                assert_eq!(leased.unwrap_err().kind, Kind::ImageMissing);
+            } else {
+                leased.unwrap();
+                assert!(fake.there.lock().unwrap().contains(instance.as_str().trim_start_matches("i-")), "{instance}");
+            }
+            images.ended(&id, false);
+            done += 1;
+        }
+        let mut pulls = fake.pulls.lock().unwrap().clone();
+        pulls.sort();
+        assert_eq!(pulls, ["a", "b", "c", "d", "e", "f"], "each once");
+        let (_, ours) = Log::open(&log);
+        assert!(!ours.is_empty() && ours.len() <= 3, "what is left is known to the next opening: {ours:?}");
+    }
+
+    #[tokio::test]
+    async fn an_image_that_was_there_is_not_touched_and_one_of_an_earlier_opening_is_ours() {
+        let temp = tempfile::tempdir().unwrap();
+        let log = temp.path().join("images.jsonl");
+        let (mut noted, _) = Log::open(&log);
+        noted.write("old", Some(30));
+        std::fs::OpenOptions::new().append(true).open(&log).unwrap().write_all(b"\n{\"ima").unwrap();
+        noted.write("gone", Some(30));
+        noted.write("gone", None);
+        assert_eq!(Log::open(&log).1, HashMap::from([("old".to_owned(), 30)]), "a torn line spoils no other");
+        let fake = Arc::new(Fake { there: Mutex::new(["old", "mine"].map(str::to_owned).into()), ..Fake::default() });
+        let plan = plan(&fake, &["old", "mine", "new", "newer"], &log).await;
+        let (tell, mut told) = mpsc::channel(64);
+        let bases = Arc::new(Bases::new(Arc::clone(&fake) as Arc<dyn Provider>, prepare::Settings::default()));
+        let images = plan.begin(Arc::clone(&fake) as Arc<dyn Provider>, bases, tell);
+        for _ in 0..4 {
+            let instance = loop {
+                match tokio::time::timeout(Duration::from_secs(60), told.recv()).await.expect("stuck").unwrap() {
+                    core::Input::Ready { instance } => break instance,
+                    _ => continue,
+                }
+            };
+            let id = attempt(&instance);
+            images.lease(&id, true).await.unwrap();
+            images.ended(&id, false);
+        }
+        let there = fake.there.lock().unwrap().clone();
+        assert!(there.contains("mine") && !there.contains("old"), "{there:?}");
+    }
+}
