@@ -363,13 +363,13 @@ mod tests {
     #[test]
     fn what_takes_three_times_the_median_is_a_straggler() {
         let mut stats = Stats::default();
-        let mut at = |at_ms, kind| stats.apply(&Event { at_ms, kind });
-        (0..6).for_each(|number| at(0, EventKind::AttemptStarted { id: id(number) }));
-        at(10_000, EventKind::AgentStarted { id: id(4), setup_ms: 1 });
-        (0..3).for_each(|number| at(30_000 + u64::from(number), EventKind::Committed { id: id(number), outcome: outcome(0) }));
-        at(80_000, EventKind::AttemptStarted { id: id(7) });
+        let at = |stats: &mut Stats, at_ms, kind| stats.apply(&Event { at_ms, kind });
+        (0..6).for_each(|number| at(&mut stats, 0, EventKind::AttemptStarted { id: id(number) }));
+        at(&mut stats, 10_000, EventKind::AgentStarted { id: id(4), setup_ms: 1 });
+        (0..3).for_each(|number| at(&mut stats, 30_000 + u64::from(number), EventKind::Committed { id: id(number), outcome: outcome(0) }));
+        at(&mut stats, 80_000, EventKind::AttemptStarted { id: id(7) });
         assert_eq!(stats.view(90_000).stragglers, 0);
-        at(95_000, EventKind::Committed { id: id(5), outcome: outcome(0) });
+        at(&mut stats, 95_000, EventKind::Committed { id: id(5), outcome: outcome(0) });
         let view = stats.view(100_000);
         let (stage, age_ms) = (Stage::Running, 100_000);
         assert_eq!((view.stragglers, view.oldest.map(|o| o.age_ms)), (2, Some(100_000)));
