@@ -48,7 +48,7 @@ fn after(seconds: f64, failure: Option<Kind>) -> Fate {
 /// One instance in 200 is broken, three attempts in 100 fail by infrastructure, one is a straggler with a heavy tail.
 pub(super) fn agent(seed: u64, id: &AttemptId) -> Fate {
     if Rng::new(seed).fork(number(id)).unit() < 0.005 {
-        return after(30.0, Some(Kind::PreCommands));
+        return after(2.0, Some(Kind::PreCommands));
     }
     let mut rng = rng(seed, id, 0);
     let seconds = AGENT.draw(&mut rng);
