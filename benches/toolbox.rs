@@ -27,6 +27,8 @@ async fn main() {
         image,
         workdir: "/".to_owned(),
         limits: Limits::default(),
+        keep: false,
+        upon: None,
     };
     let sandbox = docker.start(&spec).await.expect("a sandbox");
     let toolbox = sandbox.toolbox();

@@ -58,7 +58,7 @@ fn gold_resolves_every_instance_alike_on_both_scaffolds_and_backends() {
         expect(run.args(["--set", &format!("images.dir={}", images.display())]), 0);
         let summary = summary(&dir);
         assert_eq!(summary["resolved"], json!(total), "{summary:#}");
-        assert_eq!(summary["episodes"], json!({ "total": total, "committed": total, "outstanding": 0, "quarantined": 0 }));
+        assert_eq!(summary["episodes"], json!({ "total": total, "committed": total, "outstanding": 0, "quarantined": 0, "waived": 0 }));
         assert_eq!(containers(summary["run"].as_str().unwrap()), 0);
         verdicts.push(statuses(&dir));
     }
@@ -98,7 +98,7 @@ fn kill_9_at_random_moments_loses_nothing() {
     }
     expect(&mut start(), 0);
     let summary = summary(temp.path());
-    assert_eq!(summary["episodes"], json!({ "total": 12, "committed": 12, "outstanding": 0, "quarantined": 0 }));
+    assert_eq!(summary["episodes"], json!({ "total": 12, "committed": 12, "outstanding": 0, "quarantined": 0, "waived": 0 }));
     let rows = records(temp.path(), "trajectories");
     let episodes: BTreeMap<String, u64> = rows.iter().fold(BTreeMap::new(), |mut seen, row| {
         *seen.entry(format!("{}@{}", row["instance_id"].as_str().unwrap(), row["sample"])).or_default() += 1;

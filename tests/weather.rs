@@ -289,7 +289,7 @@ fn ctrl_c_drains_and_a_second_one_kills_and_both_resume() {
 
     expect(&mut begin(), 0);
     let done = summary(temp.path());
-    assert_eq!(done["episodes"], json!({ "total": 6, "committed": 6, "outstanding": 0, "quarantined": 0 }));
+    assert_eq!(done["episodes"], json!({ "total": 6, "committed": 6, "outstanding": 0, "quarantined": 0, "waived": 0 }));
     let kept: u64 = records(temp.path(), "").iter().map(|r| r["num_turns"].as_u64().unwrap()).sum();
     let paid = endpoint.stat()["requests"].as_u64().unwrap();
     assert!(kept <= paid && paid <= kept + 2, "{paid} replies paid, {kept} kept");

@@ -66,7 +66,8 @@ impl Axis {
     }
 
     fn ticks(&self) -> impl Iterator<Item = f64> {
-        let count = ((self.high - self.low) / self.step).round() as u32;
+        // Numbers at the edge of what a float can hold leave no steps to count.
+        let count = ((self.high - self.low) / self.step).round().min(4.0 * TICKS) as u32;
         (0..=count).map(|n| self.low + f64::from(n) * self.step)
     }
 

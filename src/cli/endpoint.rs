@@ -32,10 +32,11 @@ pub struct Args {
     instances: PathBuf,
     #[command(flatten)]
     rows: Rows,
-    /// gold makes the golden change, noop submits nothing, wander explores, hostile sends what no model should
+    /// gold makes the golden change, noop submits nothing, wander explores, hostile sends what no model should, steady runs a
+    /// command a turn and reads no request
     #[arg(long, value_name = "SCRIPT", env = "SWEROLL_SCRIPT", help_heading = "Model")]
     script: Script,
-    /// Turns that wander takes
+    /// Turns that wander and steady take
     #[arg(long, value_name = "N", default_value_t = Settings::default().wander_turns, env = "SWEROLL_WANDER_TURNS", help_heading = "Model")]
     wander_turns: u64,
     /// Replies carry reasoning, as a thinking model's do
@@ -56,8 +57,14 @@ pub struct Args {
     /// Milliseconds before each reply
     #[arg(long, value_name = "N", default_value_t = 0, env = "SWEROLL_LATENCY_MS", help_heading = "Server")]
     latency_ms: u64,
-    /// A share of replies that fail: 429, 429-retry-after, 500, 503, reset, stall, truncated, length, overflow or garbage, such
-    /// as 429:0.1; repeatable
+    /// Spread of that time, sigma of a log-normal distribution whose median --latency-ms is. 0: always the same
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = positive, env = "SWEROLL_LATENCY_SIGMA", help_heading = "Server")]
+    latency_sigma: f64,
+    /// Milliseconds before each piece of a streamed reply
+    #[arg(long, value_name = "N", default_value_t = 0, env = "SWEROLL_PIECE_MS", help_heading = "Server")]
+    piece_ms: u64,
+    /// A share of replies that fail: 429, 429-retry-after, 500, 503, reset, stall, truncated, length, overflow, garbage,
+    /// stall-midway, cut-midway or error-in-stream, such as 429:0.1; repeatable
     #[arg(long, value_name = "KIND:RATE", env = "SWEROLL_FAULT", value_delimiter = ',', help_heading = "Server")]
     fault: Vec<Fault>,
     /// Decides which replies fail, and every choice of a script
@@ -78,7 +85,7 @@ struct Limits {
     /// Tokens a minute, of prompts and completions. 0: no limit
     #[arg(long, value_name = "N", default_value_t = 0, env = "SWEROLL_SERVED_TPM", help_heading = "Limits")]
     tpm: u64,
-    /// Requests at once from a full bucket, and tokens in the same proportion. 0: what one second earns
+    /// Requests at once from a full bucket, and tokens in the same proportion. 0: what ten seconds earn
     #[arg(long, value_name = "N", default_value_t = 0, env = "SWEROLL_SERVED_BURST", help_heading = "Limits")]
     burst: u64,
     /// bucket refills all the time, fixed gives the whole allowance at the beginning of every minute
@@ -190,6 +197,8 @@ pub fn run(args: Args) -> Outcome {
     let settings = Settings {
         script: args.script,
         latency_ms: args.latency_ms,
+        piece_ms: args.piece_ms,
+        latency_sigma: args.latency_sigma,
         faults: args.fault,
         seed: args.seed,
         model_name: args.serve_model,

@@ -1,5 +1,6 @@
 //! The command line: one file a command. The only module that prints.
 
+mod bench;
 mod counting;
 mod demo;
 mod endpoint;
@@ -103,6 +104,8 @@ enum Command {
     Show(show::Args),
     /// Serve a scripted OpenAI-compatible endpoint, to rehearse a run without paying
     Endpoint(endpoint::Args),
+    /// Measure and simulate what sweroll itself costs
+    Bench(bench::Args),
     /// See the whole of sweroll at work on tiny instances, with no Docker, key or network
     Demo(demo::Args),
     /// Print completions for a shell
@@ -135,6 +138,7 @@ pub fn main() -> ExitCode {
         Command::Images(args) => images::run(&args),
         Command::Show(args) => show::run(&args),
         Command::Endpoint(args) => endpoint::run(args),
+        Command::Bench(args) => bench::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Completions { shell } => {
             let mut text = Vec::new();

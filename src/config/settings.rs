@@ -3,7 +3,8 @@
 use super::ConfigError;
 use crate::{
     agent::{machine, prompt},
-    endpoint, grading, images, sandbox, scheduler, store, tokens,
+    endpoint::{self, price::Prices},
+    grading, images, sandbox, scheduler, store, tokens,
 };
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -54,6 +55,8 @@ pub enum Backend {
     Native,
     /// Plain processes, which isolate nothing.
     Local,
+    /// Nothing at all: every call is answered by made-up output, so that the engine's own cost can be measured.
+    Null,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -65,6 +68,7 @@ pub struct Sandbox {
     pub docker: sandbox::docker::Settings,
     pub native: sandbox::native::Settings,
     pub local: sandbox::local::Settings,
+    pub null: sandbox::null::Settings,
 }
 
 impl Settings {
@@ -86,6 +90,11 @@ impl Settings {
         Table::try_from(shown).map_err(|e| ConfigError::Value(format!("{e}: give a finite number")))
     }
 
+    fn is_priced(&self) -> bool {
+        let own = self.endpoint.replicas.iter().filter_map(|replica| replica.prices);
+        own.chain([self.endpoint.prices]).any(|prices| prices != Prices::default())
+    }
+
     /// What no single key can tell.
     ///
     /// # Errors
@@ -99,6 +108,14 @@ impl Settings {
         ];
         match at_least_one.iter().find(|(_, n)| *n == 0) {
             Some((name, _)) => Err(ConfigError::Value(format!("{name} is 0: it must be at least 1"))),
+            None if !(self.scheduler.budget_usd.is_finite() && self.scheduler.budget_usd >= 0.0) => {
+                Err(ConfigError::Value("scheduler.budget_usd (--budget-usd) is no amount of dollars: give 0 or more".to_owned()))
+            }
+            None if self.scheduler.budget_usd > 0.0 && !self.is_priced() => Err(ConfigError::Value(
+                "scheduler.budget_usd (--budget-usd) needs prices: set endpoint.prices.input and endpoint.prices.output, in dollars a million \
+                 tokens"
+                    .to_owned(),
+            )),
             None => self.seal.check().map_err(ConfigError::Value).and_then(|()| self.table().map(drop)),
         }
     }
@@ -118,6 +135,7 @@ pub const MAY_DIFFER: &[&str] = &[
     "sandbox.docker",
     "sandbox.native",
     "sandbox.local",
+    "sandbox.null",
     "sandbox.limits.toolbox",
     "endpoint.url",
     "endpoint.replicas",

@@ -1,6 +1,6 @@
 //! The run for a human on stderr: one or two live lines on a terminal, a plain line now and then elsewhere.
 
-use super::stats::{Stage, View};
+use super::stats::{Stage, Straggler, View};
 use std::{fmt::Write as _, io::Write};
 
 /// Two lines: how far, and how fast.
@@ -19,10 +19,17 @@ pub fn lines(view: &View) -> [String; 2] {
         let classes = list(tally.failed.iter().map(|(class, count)| (class.as_str(), *count)));
         let _ = write!(far, ", {} failed ({classes})", tally.failures());
     }
+    if tally.waived > 0 {
+        let _ = write!(far, ", {} waived", tally.waived);
+    }
     let in_flight: u64 = tally.in_flight.values().sum();
     if in_flight > 0 {
         let stages = Stage::ALL.iter().map(|stage| (stage.as_str(), tally.in_flight.get(stage).copied().unwrap_or(0)));
         let _ = write!(far, "; {in_flight} in flight ({})", list(stages));
+    }
+    if let Some(oldest) = &view.oldest {
+        let Straggler { id, stage, age_ms } = oldest;
+        let _ = write!(far, "; {} slow, the oldest {id} {} for {}", view.stragglers, stage.as_str(), clock(*age_ms));
     }
     let mut fast = format!("{:.1} turns/s, {} tokens/s, ${:.2} spent", view.turns_per_sec, short(view.tokens_per_sec), tally.cost_usd);
     if let Some(limit) = tally.limit {
@@ -38,6 +45,10 @@ pub fn lines(view: &View) -> [String; 2] {
     match (view.eta_ms, &tally.draining) {
         (_, Some(reason)) => {
             let _ = write!(fast, ", draining: {}", reason.replace(char::is_control, " "));
+        }
+        _ if tally.held.is_some() => {
+            let reason = tally.held.as_deref().unwrap_or_default();
+            let _ = write!(fast, ", nothing new is begun: {}", reason.replace(char::is_control, " "));
         }
         (Some(eta), None) if !tally.ended => {
             let _ = write!(fast, ", {} to go", clock(eta));
@@ -67,7 +78,8 @@ fn short(number: f64) -> String {
 }
 
 /// `0:07`, `12:03`, `3:00:59`.
-fn clock(ms: u64) -> String {
+#[must_use]
+pub fn clock(ms: u64) -> String {
     let (minutes, seconds) = (ms / 60_000, ms / 1000 % 60);
     match minutes / 60 {
         0 => format!("{minutes}:{seconds:02}"),
@@ -153,7 +165,7 @@ mod tests {
             endpoints: (2, 3),
             ..Tally::default()
         };
-        View { tally, elapsed_ms: 3_723_000, turns_per_sec: 3.25, tokens_per_sec: 1234.0, eta_ms: Some(59_999) }
+        View { tally, elapsed_ms: 3_723_000, turns_per_sec: 3.25, tokens_per_sec: 1234.0, eta_ms: Some(59_999), ..View::default() }
     }
 
     const FAR: &str = "12/100 done (+20 before), 7 resolved, 2 unresolved, 1 without verdict, 2 failed (infra 1, task 1); \
@@ -164,6 +176,13 @@ mod tests {
     fn everything_that_is_there_is_said() {
         assert_eq!(lines(&view()), [FAR, FAST]);
         assert_eq!(plain(&view()), format!("{FAR}; {FAST}"));
+    }
+
+    #[test]
+    fn stragglers_are_named() {
+        let oldest = Some(Straggler { id: "a@0.1".parse().unwrap(), stage: Stage::Grading, age_ms: 3_723_000 });
+        let view = View { stragglers: 2, oldest, ..view() };
+        assert_eq!(lines(&view)[0], format!("{FAR}; 2 slow, the oldest a@0.1 grading for 1:02:03"));
     }
 
     #[test]

@@ -61,6 +61,10 @@ pub struct Tally {
     pub endpoints: (u64, u64),
     /// Why nothing new is begun.
     pub draining: Option<String>,
+    /// Why nothing new is begun for now.
+    pub held: Option<String>,
+    /// Episodes that are left out, since enough samples of their instances are resolved.
+    pub waived: u64,
     pub ended: bool,
 }
 
@@ -75,12 +79,27 @@ pub struct View {
     pub tokens_per_sec: f64,
     /// By the mean pace of this run; none before the first is done.
     pub eta_ms: Option<u64>,
+    /// Attempts in flight that take over [`Stats::STRAGGLER`] times as long as the median of the last that were committed.
+    pub stragglers: u64,
+    /// The oldest of them.
+    pub oldest: Option<Straggler>,
+}
+
+/// An attempt that takes long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Straggler {
+    pub id: AttemptId,
+    pub stage: Stage,
+    pub age_ms: u64,
 }
 
 #[derive(Debug, Default)]
 pub struct Stats {
     tally: Tally,
-    stages: HashMap<AttemptId, Stage>,
+    /// Of each attempt in flight its stage, and when it was begun.
+    stages: HashMap<AttemptId, (Stage, u64)>,
+    /// Milliseconds that the last attempts took, from begun to committed, oldest first.
+    took: VecDeque<u64>,
     /// Turns and completion tokens by second, oldest first.
     window: VecDeque<(u64, u64, u64)>,
     first_ms: Option<u64>,
@@ -90,6 +109,10 @@ pub struct Stats {
 impl Stats {
     /// Length of the sliding window of rates, seconds.
     pub const WINDOW_SECS: u64 = 60;
+    /// Times the median, and a minute at least.
+    pub const STRAGGLER: u64 = 3;
+    /// Attempts that the median is taken of.
+    const TOOK: usize = 1000;
 
     pub fn apply(&mut self, event: &Event) {
         self.first_ms.get_or_insert(event.at_ms);
@@ -111,6 +134,12 @@ impl Stats {
             }
             EventKind::Committed { id, outcome } => {
                 tally.commit(outcome);
+                if let Some((_, begun)) = self.stages.get(id) {
+                    self.took.push_back(event.at_ms.saturating_sub(*begun));
+                    if self.took.len() > Self::TOOK {
+                        self.took.pop_front();
+                    }
+                }
                 self.stage(id, None);
             }
             EventKind::Retrying { id, .. } => {
@@ -122,6 +151,8 @@ impl Stats {
                 tally.endpoints = (endpoints.iter().filter(|one| one.up).count() as u64, endpoints.len() as u64);
             }
             EventKind::Draining { reason } => tally.draining = Some(reason.clone()),
+            EventKind::Held { reason } => tally.held = Some(reason.clone()).filter(|reason| !reason.is_empty()),
+            EventKind::Waived { episodes } => tally.waived += episodes.len() as u64,
             EventKind::RunEnded { .. } => tally.ended = true,
         }
     }
@@ -140,9 +171,12 @@ impl Stats {
         let recent = self.window.iter().filter(|(second, ..)| *second > since);
         let (turns, tokens) = recent.fold((0, 0), |sum, (_, turns, tokens)| (sum.0 + turns, sum.1 + tokens));
         let span = (elapsed_ms as f64 / 1000.0).clamp(1.0, Self::WINDOW_SECS as f64);
-        let remaining = self.tally.outstanding.saturating_sub(self.tally.done);
+        let remaining = self.tally.outstanding.saturating_sub(self.tally.done + self.tally.waived);
         let eta = |done: u64| (elapsed_ms as f64 / done as f64 * remaining as f64) as u64;
+        let (stragglers, oldest) = self.stragglers(now_ms);
         View {
+            stragglers,
+            oldest,
             tally: self.tally.clone(),
             elapsed_ms,
             turns_per_sec: turns as f64 / span,
@@ -153,15 +187,35 @@ impl Stats {
 
     fn stage(&mut self, id: &AttemptId, stage: Option<Stage>) {
         let before = match stage {
-            Some(stage) => self.stages.insert(id.clone(), stage),
+            Some(stage) => {
+                let begun = self.stages.get(id).map_or(self.last_ms, |(_, begun)| *begun);
+                self.stages.insert(id.clone(), (stage, begun))
+            }
             None => self.stages.remove(id),
         };
-        if let Some(count) = before.and_then(|before| self.tally.in_flight.get_mut(&before)) {
+        if let Some(count) = before.and_then(|(before, _)| self.tally.in_flight.get_mut(&before)) {
             *count -= 1;
         }
         if let Some(stage) = stage {
             *self.tally.in_flight.entry(stage).or_default() += 1;
         }
+    }
+
+    fn stragglers(&self, now_ms: u64) -> (u64, Option<Straggler>) {
+        let mut took: Vec<u64> = self.took.iter().copied().collect();
+        if took.is_empty() {
+            return (0, None);
+        }
+        let middle = took.len() / 2;
+        let (_, median, _) = took.select_nth_unstable(middle);
+        let bound = (Self::STRAGGLER * *median).max(60_000);
+        let aged = self.stages.iter().map(|(id, (stage, begun))| (now_ms.saturating_sub(*begun), id, *stage));
+        let (mut n, mut oldest) = (0, None);
+        for (age_ms, id, stage) in aged.filter(|(age_ms, ..)| *age_ms > bound) {
+            n += 1;
+            oldest = oldest.max(Some((age_ms, id, stage)));
+        }
+        (n, oldest.map(|(age_ms, id, stage)| Straggler { id: id.clone(), stage, age_ms }))
     }
 
     fn note_turn(&mut self, second: u64, tokens: u64) {
@@ -304,6 +358,23 @@ mod tests {
             let span = (elapsed as f64 / 1000.0).clamp(1.0, Stats::WINDOW_SECS as f64);
             prop_assert_eq!(stats.view(now_ms).tokens_per_sec, tokens as f64 / span);
         }
+    }
+
+    #[test]
+    fn what_takes_three_times_the_median_is_a_straggler() {
+        let mut stats = Stats::default();
+        let at = |stats: &mut Stats, at_ms, kind| stats.apply(&Event { at_ms, kind });
+        (0..6).for_each(|number| at(&mut stats, 0, EventKind::AttemptStarted { id: id(number) }));
+        at(&mut stats, 10_000, EventKind::AgentStarted { id: id(4), setup_ms: 1 });
+        (0..3).for_each(|number| at(&mut stats, 30_000 + u64::from(number), EventKind::Committed { id: id(number), outcome: outcome(0) }));
+        at(&mut stats, 80_000, EventKind::AttemptStarted { id: id(7) });
+        assert_eq!(stats.view(90_000).stragglers, 0);
+        at(&mut stats, 95_000, EventKind::Committed { id: id(5), outcome: outcome(0) });
+        let view = stats.view(100_000);
+        let (stage, age_ms) = (Stage::Running, 100_000);
+        assert_eq!((view.stragglers, view.oldest.map(|o| o.age_ms)), (2, Some(100_000)));
+        stats.apply(&Event { at_ms: 100_000, kind: EventKind::Committed { id: id(3), outcome: outcome(0) } });
+        assert_eq!(stats.view(100_000).oldest, Some(Straggler { id: id(4), stage, age_ms }));
     }
 
     #[test]

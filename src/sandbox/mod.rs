@@ -5,8 +5,10 @@ pub mod auto;
 pub mod bases;
 pub mod docker;
 pub mod elf;
+pub mod fetch;
 pub mod local;
 pub mod native;
+pub mod null;
 mod owner;
 pub mod prepare;
 mod private_dir;
@@ -16,8 +18,10 @@ mod workdir;
 
 pub use auto::Auto;
 pub use docker::Docker;
+pub use fetch::{Disk, FetchError, Fetched};
 pub use local::Local;
 pub use native::Native;
+pub use null::Null;
 
 use crate::domain::{AttemptId, Failure, Kind};
 use crate::toolbox::client::{self, Toolbox};
@@ -119,6 +123,10 @@ pub trait Sandbox: Send + Sync + 'static {
     fn workdir(&self) -> &str;
     /// Digest of the image's content, empty where there is none.
     fn image_digest(&self) -> &str;
+    /// Nothing is in it, so that there is no base to be brought to and no runner to be found.
+    fn is_null(&self) -> bool {
+        false
+    }
     /// What the backend says happened to it, asked when its stream broke.
     fn fate(&self) -> BoxFuture<'_, Fate>;
     /// Kills at once, and returns once the backend says that it is dead.
@@ -194,6 +202,24 @@ pub trait Provider: Send + Sync {
     /// Bytes of the image on the backend; 0 where there is none or it does not tell.
     fn image_bytes<'a>(&'a self, _image: &'a str) -> BoxFuture<'a, u64> {
         Box::pin(async { 0 })
+    }
+    /// Has the image there, for sandboxes to come. A backend without images has all.
+    ///
+    /// # Errors
+    /// `Busy` where its registry wants fewer requests, which concerns all images; `ImageMissing`, `ImagePull`, `NoSpace`, `Daemon`.
+    fn fetch<'a>(&'a self, _image: &'a str) -> BoxFuture<'a, Result<Fetched, FetchError>> {
+        Box::pin(async { Ok(Fetched::default()) })
+    }
+    /// Removes the image; false where it stays, as something uses it or there are none.
+    ///
+    /// # Errors
+    /// `Daemon`, `ImagePull` where the backend cannot.
+    fn evict<'a>(&'a self, _image: &'a str) -> BoxFuture<'a, Result<bool, Failure>> {
+        Box::pin(async { Ok(false) })
+    }
+    /// Where images lie, if that is on this host.
+    fn disk(&self) -> BoxFuture<'_, Option<Disk>> {
+        Box::pin(async { None })
     }
     /// Image present, first process started, toolbox greeted.
     ///

@@ -5,6 +5,7 @@
 
 use super::protocol::{self, Answer, Greeting, Op, OpError, Reply, Request};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::io;
@@ -115,15 +116,32 @@ impl Drop for Handle {
     }
 }
 
+/// Answers operations within this process, without a stream.
+pub trait Direct: Send + Sync + 'static {
+    /// # Errors
+    /// What the operation says of itself.
+    fn answer(&self, op: Op) -> BoxFuture<'_, Result<(Answer, Bytes), OpError>>;
+}
+
+#[derive(Clone)]
+enum End {
+    Stream(Arc<Handle>),
+    Direct(Arc<dyn Direct>),
+}
+
 /// A handle to one toolbox; cheap to clone, calls may overlap.
 #[derive(Clone)]
 pub struct Toolbox {
-    handle: Arc<Handle>,
+    end: End,
 }
 
 impl std::fmt::Debug for Toolbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Toolbox").field("lost", &*self.handle.line.lost.borrow()).finish_non_exhaustive()
+        let mut shown = f.debug_struct("Toolbox");
+        if let End::Stream(handle) = &self.end {
+            shown.field("lost", &*handle.line.lost.borrow());
+        }
+        shown.finish_non_exhaustive()
     }
 }
 
@@ -162,7 +180,13 @@ impl Toolbox {
             settings,
             tasks,
         };
-        Ok(Toolbox { handle: Arc::new(handle) })
+        Ok(Toolbox { end: End::Stream(Arc::new(handle)) })
+    }
+
+    /// One whose other end is in this process.
+    #[must_use]
+    pub fn direct(other: Arc<dyn Direct>) -> Self {
+        Toolbox { end: End::Direct(other) }
     }
 
     /// One operation. `Op::Run` waits for its own deadline and a grace, others for a fixed bound.
@@ -171,25 +195,40 @@ impl Toolbox {
     /// See [`ToolboxError`].
     pub async fn call(&self, op: Op, blob: &[u8]) -> Result<(Answer, Bytes), ToolboxError> {
         let (name, began) = (op.name(), Instant::now());
-        let result = self.exchange(op, blob).await;
+        let result = match &self.end {
+            End::Stream(handle) => handle.exchange(op, blob).await,
+            End::Direct(other) => other.answer(op).await.map_err(ToolboxError::Op),
+        };
         tracing::debug!(op = name, us = began.elapsed().as_micros() as u64, done = result.is_ok(), "toolbox");
         result
     }
 
+    /// Resolves with the reason once the stream has ended.
+    pub async fn closed(&self) -> String {
+        let End::Stream(handle) = &self.end else { return std::future::pending().await };
+        let mut lost = handle.line.lost.subscribe();
+        match lost.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            Err(_) => String::new(),
+        }
+    }
+}
+
+impl Handle {
     async fn exchange(&self, op: Op, blob: &[u8]) -> Result<(Answer, Bytes), ToolboxError> {
-        let patience = self.handle.settings.patience(&op);
+        let patience = self.settings.patience(&op);
         let turn = match &op {
             Op::Run(run) if run.session => Some(self.session_turn(patience).await?),
             _ => None,
         };
-        let id = self.handle.next_id.fetch_add(1, Ordering::Relaxed);
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let frame = protocol::encode(&Request { id, op }, blob).map_err(|e| OpError::Invalid { message: e.to_string() })?;
         let (reply, answer) = oneshot::channel();
-        let line = &self.handle.line;
+        let line = &self.line;
         line.with_pending(|pending| pending.as_mut().map(|calls| calls.insert(id, Pending { reply, _turn: turn })))
             .ok_or_else(|| line.why_lost())?;
         let exchange = async {
-            self.handle.frames.send(frame).await.map_err(|_| line.why_lost())?;
+            self.frames.send(frame).await.map_err(|_| line.why_lost())?;
             answer.await.map_err(|_| line.why_lost())
         };
         match timeout(patience, exchange).await {
@@ -201,26 +240,17 @@ impl Toolbox {
         }
     }
 
-    /// Resolves with the reason once the stream has ended.
-    pub async fn closed(&self) -> String {
-        let mut lost = self.handle.line.lost.subscribe();
-        match lost.wait_for(Option::is_some).await {
-            Ok(why) => why.clone().unwrap_or_default(),
-            Err(_) => String::new(),
-        }
-    }
-
     async fn session_turn(&self, patience: Duration) -> Result<OwnedMutexGuard<()>, ToolboxError> {
-        let ends = || *self.handle.turn_ends.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut lost = self.handle.line.lost.subscribe();
-        let mut lock = std::pin::pin!(self.handle.turn.clone().lock_owned());
+        let ends = || *self.turn_ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lost = self.line.lost.subscribe();
+        let mut lock = std::pin::pin!(self.turn.clone().lock_owned());
         loop {
             let until = ends().max(Instant::now());
             tokio::select! {
-                _ = lost.wait_for(Option::is_some) => return Err(self.handle.line.why_lost()),
+                _ = lost.wait_for(Option::is_some) => return Err(self.line.why_lost()),
                 got = timeout_at(until, lock.as_mut()) => match got {
                     Ok(turn) => {
-                        let mut ends = self.handle.turn_ends.lock().unwrap_or_else(PoisonError::into_inner);
+                        let mut ends = self.turn_ends.lock().unwrap_or_else(PoisonError::into_inner);
                         *ends = Instant::now() + patience.min(LONGEST_TURN);
                         return Ok(turn);
                     }

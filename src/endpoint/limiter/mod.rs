@@ -6,9 +6,11 @@ pub(super) mod bucket;
 mod core;
 mod line;
 
-pub use self::core::{End, Limits, Snapshot};
+pub use self::{
+    bucket::Bucket,
+    core::{Core, End, Limits, Snapshot, Start},
+};
 
-use self::core::{Core, Start};
 use self::line::{Line, Place};
 use crate::endpoint::share::Ledger;
 use std::{

@@ -1,0 +1,397 @@
+//! `sweroll bench`: thousands of whole episodes against a scripted endpoint in another process and sandboxes with nothing in
+//! them, so that what is measured is the engine.
+
+use super::{
+    machine::{self, Machine},
+    meter::Histogram,
+    rows,
+    watched::{Watch, Watched},
+};
+use crate::{
+    config::{Backend, Settings},
+    domain::event::EventKind,
+    engine,
+    scheduler::driver::End,
+};
+use serde::Serialize;
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc;
+
+/// Version of [`Report`]; raised when a key changes its meaning or type.
+pub const BENCH_VERSION: u32 = 1;
+/// Bytes that a steady reply adds to a context, as JSON, with the frame of the observation.
+const REPLY: u64 = 480;
+/// Most instances made; further episodes are samples of them.
+const MAX_ROWS: u64 = 10_000;
+/// From one look at memory to the next.
+const SAMPLE: Duration = Duration::from_millis(250);
+/// Looks at memory from one count of open files to the next, which takes milliseconds where there are many.
+const FILES_EVERY: u64 = 8;
+/// Descriptors besides one a live episode.
+const SPARE_FILES: u64 = 300;
+/// Episodes that are warm-up where growth is looked for.
+const WARM: u64 = 1000;
+
+/// What is done.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    /// Live episodes at most.
+    pub concurrency: usize,
+    /// Replies an episode.
+    pub turns: u32,
+    pub episodes: u64,
+    /// Median of the endpoint's latency, seconds.
+    pub latency_s: f64,
+    /// Sigma of its log-normal distribution.
+    pub latency_sigma: f64,
+    /// Tokens, at four bytes each, that observations and replies bring an episode's context to.
+    pub context_tokens: u64,
+    /// Milliseconds of a tool call.
+    pub delay_ms: u64,
+    /// Processors of the engine; the endpoint has the others, if there are any. 0: both have all.
+    pub cores: usize,
+    /// Of the latencies.
+    pub seed: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BenchError(pub String);
+
+fn broken(what: &str, error: impl std::fmt::Display) -> BenchError {
+    BenchError(format!("{what}: {error}"))
+}
+
+/// Figures of one measurement, with what they were taken on.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    pub schema_version: u32,
+    pub machine: Machine,
+    pub plan: Plan,
+    pub figures: Figures,
+}
+
+/// `docs/performance.md` says how each is taken.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Figures {
+    pub wall_s: f64,
+    pub turns: u64,
+    pub turns_per_s: f64,
+    /// Processor time of the engine's process from the first admission to the end of the run, of all its threads.
+    pub cpu_s: f64,
+    pub cpu_us_per_turn: f64,
+    /// Live episodes where `rss_kib_per_episode` was taken.
+    pub live: u64,
+    /// Resident, above what was resident before the run began and above all transcripts' bytes, by live episode: the worst look of
+    /// those with nine tenths of the most episodes live.
+    pub rss_kib_per_episode: f64,
+    /// Of the transcripts of that look.
+    pub transcript_kib_per_episode: f64,
+    pub idle_mib: f64,
+    pub peak_mib: f64,
+    /// Resident when 1,000 episodes were committed, and when the last tenth of the run began; 0 in runs of less than 2,000.
+    pub warm_mib: f64,
+    pub late_mib: f64,
+    /// How much later than asked for a task woke that sleeps a millisecond at a time.
+    pub stall_ms_p99: f64,
+    pub stall_ms_max: f64,
+    pub stalls_over_20_ms: u64,
+    pub open_files: u64,
+    /// From a reply to the same episode's next request, tool call and both spool entries between, less `delay_ms`.
+    pub next_request_us_p50: u64,
+    pub next_request_us_p99: u64,
+    /// From the end of the agent to its record durable in shard and journal: an empty grade, token counts, the commit.
+    pub commit_us_p50: u64,
+    pub commit_us_p99: u64,
+    /// Compressed, of all records.
+    pub shard_bytes: u64,
+    pub failed: u64,
+    /// Processor time of the scripted endpoint, which is another process.
+    pub endpoint_cpu_s: f64,
+}
+
+/// Turns, live and committed episodes, by the run's events.
+#[derive(Default)]
+struct Counts {
+    turns: AtomicU64,
+    live: AtomicU64,
+    committed: AtomicU64,
+    failed: AtomicU64,
+    ended: Mutex<BTreeMap<String, Instant>>,
+    commits: Mutex<Histogram>,
+    trouble: Mutex<Option<String>>,
+}
+
+impl Counts {
+    fn take(&self, event: EventKind, watch: &Watch) {
+        let lock = || self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            EventKind::AttemptStarted { .. } => drop(self.live.fetch_add(1, Relaxed)),
+            EventKind::TurnDone { .. } => drop(self.turns.fetch_add(1, Relaxed)),
+            EventKind::AgentEnded { id, .. } => drop(lock().insert(id.to_string(), Instant::now())),
+            EventKind::Committed { id, outcome } => {
+                if let Some(ended) = lock().remove(&id.to_string()) {
+                    self.commits.lock().unwrap_or_else(PoisonError::into_inner).record(ended.elapsed());
+                }
+                watch.committed(&id.episode);
+                self.live.fetch_sub(1, Relaxed);
+                self.committed.fetch_add(1, Relaxed);
+                if let Some(failure) = outcome.failure {
+                    self.failed.fetch_add(1, Relaxed);
+                    self.trouble.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure.to_string());
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// One look at memory.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    resident: u64,
+    transcripts: u64,
+    live: u64,
+    committed: u64,
+}
+
+/// Looks until it is told to stop.
+fn sample(counts: &Counts, watch: &Watch, stop: &AtomicBool) -> (Vec<Look>, u64) {
+    let (mut looks, mut files) = (Vec::new(), 0);
+    for number in 0_u64.. {
+        if stop.load(Relaxed) {
+            break;
+        }
+        let transcripts = watch.look().transcript_bytes;
+        let (live, committed) = (counts.live.load(Relaxed), counts.committed.load(Relaxed));
+        looks.push(Look { resident: machine::resident(), transcripts, live, committed });
+        if number % FILES_EVERY == FILES_EVERY / 2 {
+            files = files.max(machine::open_files());
+        }
+        thread::sleep(SAMPLE);
+    }
+    (looks, files)
+}
+
+/// Sleeps a millisecond at a time and notes how late it wakes.
+async fn probe(late: Arc<Mutex<(Histogram, u64)>>) {
+    let tick = Duration::from_millis(1);
+    loop {
+        let began = Instant::now();
+        tokio::time::sleep(tick).await;
+        let by = began.elapsed().saturating_sub(tick);
+        let mut late = late.lock().unwrap_or_else(PoisonError::into_inner);
+        late.0.record(by);
+        late.1 += u64::from(by > Duration::from_millis(20));
+    }
+}
+
+/// The scripted endpoint, ended with the value.
+struct Endpoint {
+    child: Child,
+    url: String,
+}
+
+impl Endpoint {
+    fn start(plan: &Plan, instances: &Path) -> Result<Self, BenchError> {
+        let program = std::env::current_exe().map_err(|e| broken("this program's own path", e))?;
+        let text = |value: &dyn std::fmt::Display| value.to_string();
+        let mut child = Command::new(program)
+            .args(["endpoint", "--script", "steady", "--listen", "127.0.0.1:0", "--limit", "1", "--instances"])
+            .arg(instances)
+            .args(["--wander-turns", &text(&plan.turns), "--seed", &text(&plan.seed)])
+            .args(["--latency-ms", &text(&((plan.latency_s * 1000.0) as u64)), "--latency-sigma", &text(&plan.latency_sigma)])
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|e| broken("the scripted endpoint did not start", e))?;
+        let mut line = String::new();
+        if let Some(out) = child.stdout.take() {
+            let _ = BufReader::new(out).read_line(&mut line);
+        }
+        let url = line.trim().strip_prefix("listening on ").unwrap_or_default().to_owned();
+        let endpoint = Endpoint { child, url };
+        if endpoint.url.is_empty() { Err(BenchError(format!("the scripted endpoint said {line:?} and no address"))) } else { Ok(endpoint) }
+    }
+
+    /// Seconds of processor time.
+    fn cpu_s(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        // After the name in brackets: state, then ten numbers, then user and system time in ticks.
+        let ticks: u64 =
+            stat.rsplit_once(')').map_or("", |(_, rest)| rest).split(' ').skip(12).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
+        ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Measures in `dir`, which is left with the run in it. Binds this process to `plan.cores` processors for good.
+///
+/// # Errors
+/// What keeps the run from beginning or from ending well.
+pub fn measure(plan: &Plan, dir: &Path) -> Result<Report, BenchError> {
+    let (wanted, limit) = (plan.concurrency as u64 + SPARE_FILES, machine::open_files_limit());
+    if limit < wanted {
+        return Err(BenchError(format!(
+            "{wanted} open files are needed and {limit} allowed: `ulimit -Hn {wanted}` as root, or less --concurrency"
+        )));
+    }
+    let machine = Machine::look();
+    let instances = dir.join("instances.jsonl");
+    let rows = plan.episodes.clamp(1, MAX_ROWS);
+    rows::write(&instances, rows).map_err(|e| broken("the instances could not be written", e))?;
+    let all = machine::processors();
+    let (ours, theirs) = if plan.cores == 0 { (&all[..], &all[..]) } else { all.split_at(plan.cores.min(all.len())) };
+    let bind = |to: &[usize]| machine::bind(to).map_err(|e| broken("binding to processors", e));
+    bind(if theirs.is_empty() { &all } else { theirs })?;
+    let endpoint = Endpoint::start(plan, &instances)?;
+    bind(ours)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(ours.len().max(1)).enable_all().build();
+    let runtime = runtime.map_err(|e| broken("no async runtime", e))?;
+    let settings = settings(plan, &endpoint.url, instances, rows)?;
+    let figures = runtime.block_on(run(plan, settings, &dir.join("run"), &endpoint))?;
+    bind(&all)?;
+    Ok(Report { schema_version: BENCH_VERSION, machine, plan: plan.clone(), figures })
+}
+
+fn settings(plan: &Plan, url: &str, instances: PathBuf, rows: u64) -> Result<Settings, BenchError> {
+    let mut settings = Settings::default();
+    settings.instances.path = instances;
+    settings.instances.samples = u32::try_from(plan.episodes.div_ceil(rows)).map_err(|e| broken("so many episodes", e))?;
+    settings.endpoint.url = url.to_owned();
+    settings.endpoint.model = "steady".to_owned();
+    let in_flight = u32::try_from(plan.concurrency).unwrap_or(u32::MAX);
+    settings.endpoint.limits.in_flight_start = in_flight;
+    settings.endpoint.limits.in_flight_max = in_flight;
+    settings.agent.turns = plan.turns + 1;
+    settings.agent.prompt_tokens = u64::MAX >> 1;
+    settings.scheduler.concurrency = plan.concurrency;
+    settings.sandbox.backend = Backend::Null;
+    settings.sandbox.null.delay_ms = plan.delay_ms;
+    let a_turn = plan.context_tokens * 4 / u64::from(plan.turns.max(1));
+    settings.sandbox.null.output_bytes = usize::try_from(a_turn.saturating_sub(REPLY)).unwrap_or_default();
+    Ok(settings)
+}
+
+async fn run(plan: &Plan, settings: Settings, out: &Path, endpoint: &Endpoint) -> Result<Figures, BenchError> {
+    let ask = || tokio::runtime::Handle::current().block_on(engine::preflight(&settings));
+    let opened = tokio::task::block_in_place(|| engine::open(out, &settings, ask));
+    let (opened, ready) = opened.map_err(|e| broken("the run could not be opened", e))?;
+    let (watch, counts) = (Watch::default(), Arc::new(Counts::default()));
+    let watching = watch.clone();
+    let ready = ready.around(Box::new(move |client| Arc::new(Watched { client, watch: watching })));
+    let emit = {
+        let (counts, watch) = (Arc::clone(&counts), watch.clone());
+        Arc::new(move |event| {
+            counts.take(event, &watch);
+            Box::pin(std::future::ready(())) as futures_util::future::BoxFuture<'static, ()>
+        })
+    };
+    let late = Arc::new(Mutex::new((Histogram::default(), 0)));
+    let probing = tokio::spawn(probe(Arc::clone(&late)));
+    let stop = Arc::new(AtomicBool::new(false));
+    let (_go_on, stopping) = mpsc::channel(1);
+    let (idle, cpu, began, served) = (machine::resident(), machine::cpu_time(), Instant::now(), endpoint.cpu_s());
+    let sampler = {
+        let (counts, watch, stop) = (Arc::clone(&counts), watch.clone(), Arc::clone(&stop));
+        thread::spawn(move || sample(&counts, &watch, &stop))
+    };
+    let report = engine::run(ready, opened.store, settings, None, emit, stopping).await.map_err(|e| broken("the run failed", e))?;
+    let (wall, cpu) = (began.elapsed(), machine::cpu_time().saturating_sub(cpu));
+    let endpoint_cpu_s = endpoint.cpu_s() - served;
+    probing.abort();
+    stop.store(true, Relaxed);
+    let (looks, open_files) = sampler.join().unwrap_or_default();
+    let trouble = counts.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if !matches!(report.end, End::Done) || counts.turns.load(Relaxed) == 0 {
+        return Err(BenchError(format!("the run did not end well: {:?} {}", report.end, trouble.unwrap_or_default())));
+    }
+    let turns = counts.turns.load(Relaxed);
+    let late = late.lock().unwrap_or_else(PoisonError::into_inner);
+    let commits = counts.commits.lock().unwrap_or_else(PoisonError::into_inner);
+    let ms = |us: u64| us as f64 / 1000.0;
+    let shard_bytes = report.summary.shards.iter().map(|shard| shard.bytes).sum();
+    let seen = watch.look();
+    let gap = |share| seen.gaps.quantile(share).saturating_sub(plan.delay_ms * 1000);
+    let figures = Figures {
+        wall_s: wall.as_secs_f64(),
+        turns,
+        turns_per_s: turns as f64 / wall.as_secs_f64(),
+        cpu_s: cpu.as_secs_f64(),
+        cpu_us_per_turn: cpu.as_secs_f64() * 1e6 / turns as f64,
+        stall_ms_p99: ms(late.0.quantile(0.99)),
+        stall_ms_max: ms(late.0.max()),
+        stalls_over_20_ms: late.1,
+        open_files,
+        next_request_us_p50: gap(0.5),
+        next_request_us_p99: gap(0.99),
+        commit_us_p50: commits.quantile(0.5),
+        commit_us_p99: commits.quantile(0.99),
+        shard_bytes,
+        failed: counts.failed.load(Relaxed),
+        endpoint_cpu_s,
+        ..memory(&looks, idle)
+    };
+    Ok(figures)
+}
+
+/// What the looks say of memory.
+fn memory(looks: &[Look], idle: u64) -> Figures {
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let most = looks.iter().map(|look| look.live).max().unwrap_or_default();
+    let full = looks.iter().filter(|look| look.live > 0 && look.live * 10 >= most * 9);
+    let own = |look: &Look| look.resident.saturating_sub(idle).saturating_sub(look.transcripts) as f64 / 1024.0 / look.live as f64;
+    let worst = full.max_by(|a, b| own(a).total_cmp(&own(b)));
+    let last = looks.last().map_or(0, |look| look.committed);
+    let at = |committed: u64| {
+        looks.iter().find(|look| look.committed >= committed).filter(|_| last >= 2 * WARM).map_or(0.0, |look| mib(look.resident))
+    };
+    Figures {
+        live: worst.map_or(0, |look| look.live),
+        rss_kib_per_episode: worst.map_or(0.0, own),
+        transcript_kib_per_episode: worst.map_or(0.0, |look| look.transcripts as f64 / 1024.0 / look.live as f64),
+        idle_mib: mib(idle),
+        peak_mib: mib(looks.iter().map(|look| look.resident).max().unwrap_or_default()),
+        warm_mib: at(WARM),
+        late_mib: at(last - last / 10),
+        ..Figures::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_of_the_worst_look_at_full_load() {
+        let look = |resident: u64, transcripts: u64, live, committed| Look {
+            resident: resident << 20,
+            transcripts: transcripts << 20,
+            live,
+            committed,
+        };
+        let looks = [look(500, 0, 10, 0), look(130, 10, 1000, 500), look(140, 20, 950, 1000), look(150, 0, 100, 5000)];
+        let figures = memory(&looks, 100 << 20);
+        assert_eq!((figures.live, figures.peak_mib), (950, 500.0));
+        assert!((figures.rss_kib_per_episode - 20.0 * 1024.0 / 950.0).abs() < 1e-9);
+        assert_eq!((figures.warm_mib, figures.late_mib), (140.0, 150.0));
+    }
+}

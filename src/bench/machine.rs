@@ -1,0 +1,104 @@
+//! The machine that figures are taken on, and what this process takes of it.
+
+use rustix::{
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+    time::{ClockId, clock_gettime},
+};
+use serde::Serialize;
+use std::{fs, io, time::Duration};
+
+/// What figures have to be read with.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Machine {
+    pub cpu: String,
+    /// Processors that this process may use, before it is bound to fewer.
+    pub cores: usize,
+    /// Of the host, bytes.
+    pub memory_bytes: u64,
+    pub kernel: String,
+    pub arch: &'static str,
+    /// One minute's load when the measurement began.
+    pub load: f64,
+    /// Of sweroll.
+    pub version: &'static str,
+    /// Built with optimisation. Figures of another build mean nothing.
+    pub optimised: bool,
+}
+
+fn value<'a>(text: &'a str, key: &str) -> &'a str {
+    let found = text.lines().find_map(|line| line.strip_prefix(key)?.trim_start().strip_prefix(':'));
+    found.map(str::trim).unwrap_or_default()
+}
+
+impl Machine {
+    #[must_use]
+    pub fn look() -> Self {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let memory = value(&read("/proc/meminfo"), "MemTotal").split(' ').next().and_then(|n| n.parse::<u64>().ok());
+        Machine {
+            cpu: value(&read("/proc/cpuinfo"), "model name").to_owned(),
+            cores: processors().len(),
+            memory_bytes: memory.unwrap_or_default() * 1024,
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            arch: std::env::consts::ARCH,
+            load: read("/proc/loadavg").split(' ').next().and_then(|n| n.parse().ok()).unwrap_or_default(),
+            version: env!("CARGO_PKG_VERSION"),
+            optimised: !cfg!(debug_assertions),
+        }
+    }
+}
+
+/// Processor time of this process since it began, all threads, user and system.
+#[must_use]
+pub fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or_default(), u32::try_from(time.tv_nsec).unwrap_or_default())
+}
+
+/// Bytes of this process in memory.
+#[must_use]
+pub fn resident() -> u64 {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or_default() * rustix::param::page_size() as u64
+}
+
+#[must_use]
+pub fn open_files() -> u64 {
+    fs::read_dir("/proc/self/fd").map_or(0, |dir| dir.count() as u64)
+}
+
+/// Soft limit of open files.
+#[must_use]
+pub fn open_files_limit() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Numbers of the processors that this thread may run on.
+#[must_use]
+pub fn processors() -> Vec<usize> {
+    let set = sched_getaffinity(None).unwrap_or_else(|_| CpuSet::new());
+    (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect()
+}
+
+/// Binds this thread, and all that it begins from now on, to these processors.
+///
+/// # Errors
+/// Of the kernel.
+pub fn bind(processors: &[usize]) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    processors.iter().for_each(|&cpu| set.set(cpu));
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_knows_its_machine() {
+        let machine = Machine::look();
+        assert!(machine.cores > 0 && machine.memory_bytes > 1 << 20 && machine.kernel.contains('.'), "{machine:?}");
+        assert!(resident() > 1 << 18 && open_files() > 2 && cpu_time() > Duration::ZERO);
+        assert_eq!(value("a b\t: c d\nx: 1", "a b"), "c d");
+    }
+}
