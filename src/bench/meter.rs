@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Buckets of each doubling: a quantile is at most 1/16 over the truth.
 const STEPS: u64 = 16;
-const BUCKETS: usize = 62 * STEPS as usize;
+const BUCKETS: usize = 64 * STEPS as usize;
 
 /// Durations in microseconds, from 1 on.
 #[derive(Debug, Clone)]

@@ -75,8 +75,8 @@ fn damage_within_the_journal_is_named_by_its_line() {
         (opened(1) + "garbage\n" + &opened(1), "line 2"),
         (opened(1) + "{\"closed\":{}}\n", "line 2"),
         ("{\"closed\":{\"at_ms\":1}}\n".to_owned(), "does not begin with its format"),
-        (opened(2), "has format 2, this sweroll knows up to 1"),
-        (opened(2).replace("\"run\"", "\"name\""), "has format 2"),
+        (opened(3), "has format 3, this sweroll knows up to 2"),
+        (opened(3).replace("\"run\"", "\"name\""), "has format 3"),
     ] {
         fs::write(&path, text).unwrap();
         let error = read_facts(&path).unwrap_err().to_string();

@@ -30,12 +30,14 @@ fn records_of_version_1_are_read_by_all() {
         assert!(row.messages.iter().all(|m| m.loss == (m.role == Role::Assistant)));
         assert_eq!(row.meta().unwrap().counted, None);
     }
-    let report = verify::check(Path::new(OLD));
+    let dir = quick_dir();
+    copy(Path::new(OLD), dir.path());
+    let report = verify::check(dir.path());
     assert_eq!((report.findings, report.run.attempts), (vec![], 2));
     let source = Source::from(shard_file());
     let counted = scan(&[source], &Counter::default(), &ScanSettings::default()).unwrap();
     assert_eq!((counted.total.trajectories, counted.total.tokens), (2, 5239));
-    let view = View::open(Path::new(OLD)).unwrap();
+    let view = View::open(dir.path()).unwrap();
     let place = &view.attempts(&episode("demo_greet@0")).unwrap()[0];
     assert_eq!(view.read(&place.location).unwrap().schema_version, SCHEMA_VERSION);
 }
@@ -52,8 +54,10 @@ fn a_run_of_version_1_is_sealed_as_a_dataset_of_this_version() {
 
 #[test]
 fn a_run_of_version_2_is_read_with_the_verdicts_it_had_words_for_and_sealed() {
-    assert_eq!(verify::check(Path::new(OLD_2)).findings, vec![]);
-    let view = View::open(Path::new(OLD_2)).unwrap();
+    let dir = quick_dir();
+    copy(Path::new(OLD_2), dir.path());
+    assert_eq!(verify::check(dir.path()).findings, vec![]);
+    let view = View::open(dir.path()).unwrap();
     let read = |view: &View, id: &str| view.read(&view.attempts(&episode(id)).unwrap()[0].location).unwrap();
     let of = |view: &View, id: &str| read(view, id).meta().unwrap().grade.map(|grade| (grade.verdict, grade.tests));
     let (verdict, tests) = of(&view, "demo_greet@0").unwrap();
@@ -65,8 +69,6 @@ fn a_run_of_version_2_is_read_with_the_verdicts_it_had_words_for_and_sealed() {
     let graded: Vec<u64> = summary.verdicts.values().copied().collect();
     assert_eq!((summary.resolved, summary.unresolved, graded), (1, 1, vec![1, 1, 0, 0, 0]));
 
-    let dir = quick_dir();
-    copy(Path::new(OLD_2), dir.path());
     let report = seal_on(dir.path(), &Disk::default(), false).unwrap();
     let rows: u64 = report.sealed.files.iter().map(|file| file.rows).sum();
     assert_eq!((report.sealed.schema_version, rows), (SCHEMA_VERSION, 3));

@@ -132,7 +132,7 @@ fn the_summary_has_its_contract() {
         store.quarantine("d".parse().unwrap(), Failure::new(Kind::PreCommands, "exit 1")).await.unwrap();
     });
     let summary = serde_json::to_value(store.summary()).unwrap();
-    assert_eq!(summary["episodes"], serde_json::json!({"total": 4, "committed": 3, "outstanding": 1, "quarantined": 1}));
+    assert_eq!(summary["episodes"], serde_json::json!({"total": 4, "committed": 3, "outstanding": 1, "quarantined": 1, "waived": 0}));
     assert_eq!((summary["resolved"].as_u64(), summary["unresolved"].as_u64(), summary["attempts"].as_u64()), (Some(1), Some(1), Some(4)));
     let failed = serde_json::json!({"endpoint": 0, "infra": 0, "model": 1, "task": 0, "grader": 0, "run": 0, "bug": 0});
     assert_eq!(summary["failed"], failed);
