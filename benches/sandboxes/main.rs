@@ -118,6 +118,8 @@ impl Backend {
             image: arguments.image.clone(),
             workdir: "/".to_owned(),
             limits: Limits::default(),
+            keep: false,
+            upon: None,
         };
         Backend { name: name.to_owned(), provider, spec, command: arguments.command.clone(), daemons }
     }

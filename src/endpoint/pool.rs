@@ -11,7 +11,8 @@ use std::time::Duration;
 pub struct Settings {
     /// An episode leaves its own endpoint for another only where that saves it more than so many seconds of waiting. What it
     /// loses is its cached prefix: 30,000 to 100,000 tokens to be read again, at the 5,000 to 10,000 tokens a second that a
-    /// large model's prefill does on one host, and at up to ten times the price of cached ones.
+    /// large model's prefill does on one host, and at up to ten times the price of cached ones. With 10 the caches of three full
+    /// simulated replicas are lost again and again (`sweroll bench limits`).
     pub spill_after_s: f64,
     /// Faults in a row (5xx, broken transport) after which an endpoint is ejected.
     pub eject_after: u32,
@@ -27,7 +28,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { spill_after_s: 10.0, eject_after: 5, eject_faults: 16, eject_window: 32, eject_s: 5.0, eject_max_s: 120.0 }
+        Settings { spill_after_s: 60.0, eject_after: 5, eject_faults: 16, eject_window: 32, eject_s: 5.0, eject_max_s: 120.0 }
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Denied {
     pub message: String,
     /// For the counters.
     pub why: String,
-    pub headers: HeaderMap,
+    pub headers: Box<HeaderMap>,
 }
 
 /// A request that was let in, until this is dropped.
@@ -67,7 +67,7 @@ impl Capacity {
         let speed = match brownout::at(&self.brownouts, now) {
             Some(Trouble::Refuse(status)) => {
                 let message = "The server is overloaded. Please try again later.".to_owned();
-                return Err(Denied { status, message, why: "brown-out".to_owned(), headers: HeaderMap::new() });
+                return Err(Denied { status, message, why: "brown-out".to_owned(), headers: Box::default() });
             }
             Some(Trouble::Slow(share)) => share,
             None => 1.0,
@@ -80,7 +80,7 @@ impl Capacity {
             }
             let message =
                 format!("Rate limit reached for {}. Please try again in {:.3}s.", refused.limit, refused.retry_after.as_secs_f64());
-            Denied { status: 429, message, why: refused.limit.to_string(), headers }
+            Denied { status: 429, message, why: refused.limit.to_string(), headers: Box::new(headers) }
         })
     }
 

@@ -40,9 +40,9 @@ pub enum Ending {
 
 /// The events, `piece` between them; without a good ending half of them.
 pub fn streamed(events: &[Bytes], piece: Duration, ending: Ending) -> Reply {
-    let half = events[..events.len() / 2].to_vec();
+    let (whole, half) = (events.to_vec(), events[..events.len() / 2].to_vec());
     match ending {
-        Ending::Whole => flowing(EVENTS, events.to_vec().into_iter(), piece, None),
+        Ending::Whole => flowing(EVENTS, whole.into_iter(), piece, None),
         Ending::Cut => flowing(EVENTS, half.into_iter(), piece, Some(TRUNCATE_PAUSE)),
         Ending::Error => flowing(EVENTS, half.into_iter().chain([pieces::error(broke_off())]), piece, None),
         Ending::Stall(stall) => {

@@ -199,11 +199,11 @@ struct Refusal {
     status: u16,
     message: String,
     code: Option<&'static str>,
-    headers: HeaderMap,
+    headers: Box<HeaderMap>,
 }
 
 fn refuse(status: u16, message: impl Into<String>, code: Option<&'static str>) -> Refusal {
-    Refusal { status, message: message.into(), code, headers: HeaderMap::new() }
+    Refusal { status, message: message.into(), code, headers: Box::default() }
 }
 
 impl From<Refusal> for Reply {
@@ -214,7 +214,7 @@ impl From<Refusal> for Reply {
             _ => "invalid_request_error",
         };
         let mut reply = full(status, "application/json", reply::error(&message, kind, code));
-        reply.headers_mut().extend(headers);
+        reply.headers_mut().extend(*headers);
         reply
     }
 }

@@ -46,10 +46,13 @@ pub fn runner_of(instance: &Instance) -> Result<&'static dyn TestRunner, Failure
 /// Test runners found so far, by image and `pre_commands`: the samples of an instance need not look for theirs again, and of those
 /// that begin at once one looks for all.
 #[derive(Debug, Default)]
-pub struct Runners(Mutex<HashMap<(String, String), Arc<AsyncMutex<Option<Found>>>>>);
+pub struct Runners(Mutex<HashMap<(String, String), Search>>);
+
+/// One search, for whoever wants what it finds; none as long as nothing was found.
+type Search = Arc<AsyncMutex<Option<Found>>>;
 
 impl Runners {
-    fn of(&self, key: (String, String)) -> Arc<AsyncMutex<Option<Found>>> {
+    fn of(&self, key: (String, String)) -> Search {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone()
     }
 }
