@@ -190,6 +190,8 @@ async fn by_grader(docker: &dyn Provider, runners: &Runners, instance: &Instance
         image: instance.image.clone(),
         workdir: instance.workdir.clone(),
         limits: Limits::default(),
+        keep: false,
+        upon: None,
     };
     let case = Case { instance, diff: &instance.patch, flaky: &[] };
     let begun = Instant::now();

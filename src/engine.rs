@@ -1,8 +1,10 @@
 //! Composition root: the only place that names concrete adapters, and joins them with the pure cores.
 
 pub mod batch;
+mod budget;
 mod commands;
 mod episodes;
+mod images;
 mod open;
 pub mod regrade;
 pub mod validate;
@@ -26,15 +28,18 @@ use crate::{
     store::{Flaky, Store, Summary},
     tokens::Counter,
 };
+use budget::{Budgeted, Purse};
 use episodes::Engine;
-use std::sync::{Arc, Mutex};
-use tokio::sync::mpsc;
+use std::sync::{Arc, Mutex, OnceLock};
+use tokio::sync::{Semaphore, mpsc};
 
 /// What a run came to.
 #[derive(Debug)]
 pub struct Report {
     pub end: End,
     pub summary: Summary,
+    /// What was spent of the run's budget; empty where it has none.
+    pub budget: String,
 }
 
 /// What a run needs from outside, found to answer before anything is begun or written.
@@ -107,7 +112,7 @@ pub async fn missing(settings: &Settings, images: &[String]) -> Result<Vec<Strin
 /// # Errors
 /// What cannot work: address, model name, key.
 pub fn client(settings: &Settings) -> Result<Endpoints, Failure> {
-    Endpoints::new(settings.endpoint.clone(), Endpoints::limiters(&settings.endpoint))
+    Endpoints::new(settings.endpoint.clone(), Endpoints::limiters(&settings.endpoint)?)
 }
 
 /// Does these episodes of an open run, or all outstanding ones.
@@ -124,7 +129,6 @@ pub async fn run(
 ) -> Result<Report, Failure> {
     let Ready { provider, client, around } = ready;
     let client = Arc::new(client);
-    let model = Arc::clone(&client) as Arc<dyn ModelClient>;
     let run = store.dir().info().run.clone();
     settings.grading.prepare = settings.sandbox.prepare.clone();
     settings.scheduler = settings.scheduler.fitted(provider.capacity().map(|host| host.holds(&settings.sandbox.limits)));
@@ -136,8 +140,11 @@ pub async fn run(
         tracing::info!(swept, "sandboxes of dead engines removed");
     }
     let scaffold = scaffold(&settings).map_err(|e| Failure::new(Kind::RunDir, e.to_string()))?;
+    let purse = Arc::new(Purse::new(settings.scheduler.budget(), settings.endpoint.prices));
+    let model = Arc::clone(&client) as Arc<dyn ModelClient>;
+    let budgeted: Arc<dyn ModelClient> = Arc::new(Budgeted::new(model, Arc::clone(&purse)));
     let shared = runner::Shared {
-        client: around.map_or_else(|| Arc::clone(&model), |around| around(Arc::clone(&model))),
+        client: around.map_or_else(|| Arc::clone(&budgeted), |around| around(Arc::clone(&budgeted))),
         scaffold: Arc::new(scaffold),
         limits: settings.agent.clone(),
         exclude: settings.sandbox.prepare.exclude.clone().into(),
@@ -150,32 +157,48 @@ pub async fn run(
         drafts: Mutex::default(),
         runners: grading::Runners::default(),
         flaky: Flaky::frozen(store.dir()).map_err(|e| e.failure())?,
-        bases: Bases::new(Arc::clone(&provider), settings.sandbox.prepare.clone()),
+        bases: Arc::new(Bases::new(Arc::clone(&provider), settings.sandbox.prepare.clone())),
+        images: OnceLock::new(),
         provider: Arc::clone(&provider),
         store,
         settings,
         shared,
+        purse,
         emit,
+        recording: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
     });
-    let todo = engine.todo(only).await?;
-    let quarantined = engine.store.with_state(|state| state.quarantined().clone());
-    let core = Core::new(engine.settings.scheduler.clone(), todo, quarantined);
+    if only.is_none() {
+        engine.reopen_waived().await?;
+    }
+    let mut todo = engine.todo(only).await?;
+    let plan = engine.images_needed(&mut todo).await?;
+    let (paid, attempts) = engine.paid();
+    engine.purse.paid_before(paid);
+    let (quarantined, resolved) = engine.store.with_state(|state| (state.quarantined().clone(), state.resolved()));
+    let gated = plan.as_ref().is_some_and(|plan| plan.gated);
+    let core = Core::new(engine.settings.scheduler.clone(), todo, quarantined).with_resolved(resolved).with_spent(paid, attempts);
+    let core = if gated { core.gated() } else { core };
+    let (tell, told) = mpsc::channel(1024);
+    if let Some(plan) = plan {
+        let _ = engine.images.set(plan.begin(Arc::clone(&provider), Arc::clone(&engine.bases), tell));
+    }
     let watching = tokio::spawn(watch(Arc::clone(&client), Arc::clone(&engine.emit)));
-    let end = driver::drive(core, Arc::clone(&engine), stop).await;
+    let end = driver::drive(core, Arc::clone(&engine), stop, told).await;
     watching.abort();
     (engine.emit)(EventKind::Endpoints { endpoints: client.status() }).await;
     if let Err(failure) = provider.sweep(&run).await {
         tracing::warn!(%failure, "sandboxes may be left; the next run removes them");
     }
     let summary = engine.store.summary();
+    let budget = engine.purse.said();
     (engine.emit)(EventKind::RunEnded { committed: summary.episodes.committed, outstanding: summary.episodes.outstanding }).await;
     if let Some(engine) = Arc::into_inner(engine)
         && let Err(error) = engine.store.close().await
     {
         // All that was committed is durable; only derived files may be stale, and the next opening makes them anew.
-        return Ok(Report { end: End::Drained(error.to_string()), summary });
+        return Ok(Report { end: End::Drained(error.to_string()), summary, budget });
     }
-    Ok(Report { end, summary })
+    Ok(Report { end, summary, budget })
 }
 
 /// Tells when the endpoints' limit of requests in flight moved, or their health; and how they are once a minute.

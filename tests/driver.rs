@@ -8,6 +8,7 @@ use std::{
 use sweroll::{
     domain::{Attempt, AttemptId, EpisodeId, Failure, InstanceId, Kind},
     scheduler::{
+        budget::Spend,
         core::{Action, Core, Todo},
         driver::{End, Stop, Work, drive},
         policy::Policy,
@@ -35,11 +36,15 @@ impl Work for Told {
         })
     }
 
-    fn grade(&self, id: AttemptId) -> BoxFuture<'_, Result<(), Failure>> {
+    fn spent(&self, _: &AttemptId) -> Spend {
+        Spend::default()
+    }
+
+    fn grade(&self, id: AttemptId) -> BoxFuture<'_, Result<bool, Failure>> {
         Box::pin(async move {
             match id.episode.instance.as_str() {
                 "no-sandbox" => Err(Failure::new(Kind::SandboxLost, "gone")),
-                _ => Ok(()),
+                _ => Ok(true),
             }
         })
     }
@@ -56,6 +61,10 @@ impl Work for Told {
 
     fn skip(&self, id: AttemptId, _: Failure) -> BoxFuture<'_, Result<(), Failure>> {
         self.commit(id, true)
+    }
+
+    fn waive(&self, _: Vec<EpisodeId>) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async { Ok(()) })
     }
 
     fn quarantine(&self, _: InstanceId, _: Failure) -> BoxFuture<'_, Result<(), Failure>> {
@@ -76,7 +85,7 @@ async fn run(instances: &[&str], stop: mpsc::Receiver<Stop>) -> (End, Arc<Told>)
         |name: &&str| Todo { episode: EpisodeId { instance: name.parse().unwrap(), sample: 0 }, attempt: Attempt::FIRST, ended: false };
     let policy = Policy { retry_base_ms: 1, retry_cap_ms: 2, ..Policy::default() };
     let work = Arc::new(Told::default());
-    let end = drive(Core::new(policy, instances.iter().map(todo), None), Arc::clone(&work), stop).await;
+    let end = drive(Core::new(policy, instances.iter().map(todo), None), Arc::clone(&work), stop, mpsc::channel(1).1).await;
     (end, work)
 }
 

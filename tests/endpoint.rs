@@ -116,7 +116,7 @@ impl Server {
             url: self.url.clone(),
             model: "test-model".into(),
             retry: Policy { tries: 3, base_s: 0.01, cap_s: 0.05, ..Policy::default() },
-            timeouts: Timeouts { connect_s: 5.0, first_byte_s: 30.0, total_s: 60.0 },
+            timeouts: Timeouts { connect_s: 5.0, first_byte_s: 30.0, stall_s: 30.0, total_s: 60.0 },
             ..Settings::default()
         }
     }
@@ -275,8 +275,8 @@ async fn what_passes_is_tried_again_with_the_same_bytes() {
 #[tokio::test]
 async fn silence_is_told_from_slowness_and_both_end() {
     let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{".to_vec();
-    let silent = Timeouts { first_byte_s: 0.2, total_s: 30.0, connect_s: 5.0 };
-    let slow = Timeouts { first_byte_s: 30.0, total_s: 0.2, connect_s: 5.0 };
+    let silent = Timeouts { first_byte_s: 0.2, stall_s: 30.0, total_s: 30.0, connect_s: 5.0 };
+    let slow = Timeouts { first_byte_s: 30.0, stall_s: 30.0, total_s: 0.2, connect_s: 5.0 };
     for (sent, timeouts, word) in [
         (Vec::new(), silent, "first_byte_s"),
         (head.clone(), silent, "first_byte_s"),
@@ -561,4 +561,87 @@ fn settings_that_cannot_work_are_refused_before_anything_is_sent() {
         assert_eq!(failure.kind, kind, "{failure}");
         assert!(failure.message.contains(words), "{failure}");
     }
+}
+
+fn streamed(events: &[Value], end: &str) -> Vec<u8> {
+    let body: String = events.iter().map(|event| format!("data: {event}\n\n")).chain([end.to_owned()]).collect();
+    let mut bytes = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+    for piece in body.as_bytes().chunks(7) {
+        write!(bytes, "{:x}\r\n", piece.len()).unwrap();
+        bytes.extend(piece);
+        bytes.extend(b"\r\n");
+    }
+    bytes
+}
+
+fn said(text: &str) -> Value {
+    json!({"model": "test-model-1", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": null}]})
+}
+
+fn ended() -> Value {
+    json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 100, "completion_tokens": 10}})
+}
+
+fn good_stream() -> Act {
+    let mut bytes = streamed(&[said("hel"), said("lo"), ended()], "data: [DONE]\n\n");
+    bytes.extend(b"0\r\n\r\n");
+    Act::Send(bytes)
+}
+
+#[tokio::test]
+async fn a_stream_is_a_reply_only_when_it_has_ended_well() {
+    type Trouble = (&'static str, fn() -> Act);
+    let troubles: [Trouble; 8] = [
+        ("stall", || Act::Stall(streamed(&[said("hel")], ""))),
+        ("stall with comments", || Act::Stall(streamed(&[said("hel")], ": keep-alive\n\n"))),
+        ("nothing but comments", || Act::Stall(streamed(&[], ": keep-alive\n\n"))),
+        ("cut", || Act::Cut(streamed(&[said("hel")], ""))),
+        ("ends early", || Act::Send([streamed(&[said("hel")], ""), b"0\r\n\r\n".to_vec()].concat())),
+        ("error within", || Act::Send([streamed(&[said("hel"), json!({"error": {"message": "m"}})], ""), b"0\r\n\r\n".to_vec()].concat())),
+        ("garbage", || Act::Send([streamed(&[said("hel")], "data: {\n\n"), b"0\r\n\r\n".to_vec()].concat())),
+        ("502", || fails(502, "", "<html>")),
+    ];
+    let timeouts = Timeouts { connect_s: 5.0, first_byte_s: 0.4, stall_s: 0.2, total_s: 30.0 };
+    for (name, trouble) in troubles {
+        let server = Server::new(Duration::ZERO, move |n, _, _| if n == 0 { trouble() } else { good_stream() }).await;
+        let (client, limiter) = client(Settings { stream: true, timeouts, ..server.settings() });
+        let response = complete(&client).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!((response.tries, response.message.content.as_str(), response.usage.completion_tokens), (2, "hello", 10), "{name}");
+        assert!(response.extra["first_token_ms"].is_u64() && response.model == "test-model-1", "{name}: {}", response.extra);
+        assert_eq!(limiter.snapshot().in_flight, 0, "{name}");
+        let body: Value = serde_json::from_slice(&server.seen(1).body).unwrap();
+        assert_eq!((&body["stream"], &body["stream_options"]), (&json!(true), &json!({"include_usage": true})));
+    }
+    // What only the good-bye is missing of is whole.
+    let whole: [Trouble; 3] = [
+        ("no end of the body", || Act::Stall(streamed(&[said("hello"), ended()], "data: [DONE]\n\n"))),
+        ("cut after the finish", || Act::Cut(streamed(&[said("hello"), ended()], ""))),
+        ("not streamed", || good()),
+    ];
+    for (name, act) in whole {
+        let server = Server::new(Duration::ZERO, move |_, _, _| act()).await;
+        let (client, _) = client(Settings { stream: true, timeouts, ..server.settings() });
+        let response = complete(&client).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!((response.tries, response.message.content.as_str(), response.usage.completion_tokens), (1, "hello", 10), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_serves_stream_after_stream() {
+    let server = Server::new(Duration::ZERO, |_, _, _| good_stream()).await;
+    let (client, _) = client(Settings { stream: true, ..server.settings() });
+    for _ in 0..10 {
+        complete(&client).await.unwrap();
+    }
+    assert_eq!((server.count(), server.connections.load(SeqCst)), (10, 1));
+}
+
+#[tokio::test]
+async fn a_stall_says_what_was_lost() {
+    let server = Server::new(Duration::ZERO, |_, _, _| Act::Stall(streamed(&[said("a"), said("b")], ": keep-alive\n\n"))).await;
+    let timeouts = Timeouts { stall_s: 0.2, ..server.settings().timeouts };
+    let retry = Policy { tries: 1, ..server.settings().retry };
+    let (client, _) = client(Settings { stream: true, timeouts, retry, ..server.settings() });
+    let Err(ModelError::Failed(failure)) = complete(&client).await else { panic!("no reply was sent") };
+    assert!(["stall_s", "about 2 tokens"].iter().all(|word| failure.message.contains(word)), "{failure}");
 }

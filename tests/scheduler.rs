@@ -3,8 +3,10 @@
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use sweroll::{
+    bench::schedule::{Scenario, simulate},
     domain::{Attempt, AttemptId, EpisodeId, Failure, Kind},
     scheduler::{
+        budget::Spend,
         core::{Action, Core, Input, Todo},
         policy::Policy,
     },
@@ -82,7 +84,11 @@ impl World {
                 Action::WakeAt { at_ms } => self.wake = Some(at_ms),
                 Action::Finished => self.finished += 1,
                 Action::Abandon { id } => assert!(self.abandoned.insert(id.episode), "abandoned twice"),
-                Action::Quarantine { .. } | Action::Retrying { .. } | Action::Draining { .. } => {}
+                Action::Quarantine { .. }
+                | Action::Retrying { .. }
+                | Action::Draining { .. }
+                | Action::Held { .. }
+                | Action::Waive { .. } => {}
             }
         }
         assert!(self.agents.len() <= self.policy.concurrency);
@@ -101,12 +107,12 @@ impl World {
         let mut pick = choice % under_way;
         if let Some(id) = self.agents.iter().nth(pick).cloned() {
             self.agents.remove(&id);
-            return self.step(Input::AgentEnded { id, failure });
+            return self.step(Input::AgentEnded { id, spent: Spend::default(), failure });
         }
         pick -= self.agents.len();
         if let Some(id) = self.grading.iter().nth(pick).cloned() {
             self.grading.remove(&id);
-            return self.step(Input::GradeEnded { id, failure });
+            return self.step(Input::GradeEnded { id, grade: failure.map_or(Ok(true), Err) });
         }
         pick -= self.grading.len();
         if let Some((id, counts)) = self.commits.iter().nth(pick).map(|(id, counts)| (id.clone(), *counts)) {
@@ -221,6 +227,30 @@ fn results_of_a_stale_attempt_are_dropped() {
     let mut world = World::new(Policy::default(), todo);
     world.step(Input::Tick);
     let stale = "i@0.1".parse().unwrap();
-    assert_eq!(world.core.step(Input::AgentEnded { id: stale, failure: None }, 1), []);
+    assert_eq!(world.core.step(Input::AgentEnded { id: stale, spent: Spend::default(), failure: None }, 1), []);
     assert_eq!(world.agents.len(), 1);
+}
+
+/// Over a simulated day every episode is decided once, no slot is exceeded or idles, no grading is overtaken, and the core keeps no more
+/// than what is at work.
+#[test]
+fn a_day_of_a_hundred_thousand_episodes() {
+    let scenario = Scenario::day(100_000, 1);
+    let report = simulate(&scenario).unwrap();
+    assert_eq!((report.decided, report.waived), (100_000, 0), "{report:?}");
+    assert!((20.0..28.0).contains(&report.hours), "{report:?}");
+    assert!((3..6).contains(&report.openings), "a drain, a kill, and attempts that could not be graded: {report:?}");
+    assert!(report.busy > 0.999 && report.skipped > 100, "{report:?}");
+    let policy = &scenario.policy;
+    assert!(report.live_max < 2 * policy.concurrency + policy.backlog_limit() + policy.grader_slots(), "{report:?}");
+    assert!(report.grade_wait_max_s < 1800.0, "{report:?}");
+}
+
+#[test]
+fn a_day_that_ends_early_for_resolved_instances() {
+    let mut scenario = Scenario::day(5000, 2);
+    scenario.policy.until_resolved = 1;
+    let report = simulate(&scenario).unwrap();
+    assert_eq!(report.decided + report.waived, 5000);
+    assert!(report.waived > 50, "{report:?}");
 }

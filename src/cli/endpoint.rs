@@ -60,8 +60,11 @@ pub struct Args {
     /// Spread of that time, sigma of a log-normal distribution whose median --latency-ms is. 0: always the same
     #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = positive, env = "SWEROLL_LATENCY_SIGMA", help_heading = "Server")]
     latency_sigma: f64,
-    /// A share of replies that fail: 429, 429-retry-after, 500, 503, reset, stall, truncated, length, overflow or garbage, such
-    /// as 429:0.1; repeatable
+    /// Milliseconds before each piece of a streamed reply
+    #[arg(long, value_name = "N", default_value_t = 0, env = "SWEROLL_PIECE_MS", help_heading = "Server")]
+    piece_ms: u64,
+    /// A share of replies that fail: 429, 429-retry-after, 500, 503, reset, stall, truncated, length, overflow, garbage,
+    /// stall-midway, cut-midway or error-in-stream, such as 429:0.1; repeatable
     #[arg(long, value_name = "KIND:RATE", env = "SWEROLL_FAULT", value_delimiter = ',', help_heading = "Server")]
     fault: Vec<Fault>,
     /// Decides which replies fail, and every choice of a script
@@ -82,7 +85,7 @@ struct Limits {
     /// Tokens a minute, of prompts and completions. 0: no limit
     #[arg(long, value_name = "N", default_value_t = 0, env = "SWEROLL_SERVED_TPM", help_heading = "Limits")]
     tpm: u64,
-    /// Requests at once from a full bucket, and tokens in the same proportion. 0: what one second earns
+    /// Requests at once from a full bucket, and tokens in the same proportion. 0: what ten seconds earn
     #[arg(long, value_name = "N", default_value_t = 0, env = "SWEROLL_SERVED_BURST", help_heading = "Limits")]
     burst: u64,
     /// bucket refills all the time, fixed gives the whole allowance at the beginning of every minute
@@ -194,6 +197,7 @@ pub fn run(args: Args) -> Outcome {
     let settings = Settings {
         script: args.script,
         latency_ms: args.latency_ms,
+        piece_ms: args.piece_ms,
         latency_sigma: args.latency_sigma,
         faults: args.fault,
         seed: args.seed,

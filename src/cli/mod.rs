@@ -104,7 +104,7 @@ enum Command {
     Show(show::Args),
     /// Serve a scripted OpenAI-compatible endpoint, to rehearse a run without paying
     Endpoint(endpoint::Args),
-    /// Measure what sweroll itself costs here: processor time a turn, memory an episode, stalls
+    /// Measure and simulate what sweroll itself costs
     Bench(bench::Args),
     /// See the whole of sweroll at work on tiny instances, with no Docker, key or network
     Demo(demo::Args),

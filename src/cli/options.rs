@@ -21,6 +21,19 @@ pub struct Operation {
     /// Attempts an episode gets when infrastructure fails it [default: 3]
     #[arg(long, value_name = "N", env = "SWEROLL_MAX_ATTEMPTS", help_heading = "Speed")]
     pub max_attempts: Option<u32>,
+    /// Once N samples of an instance are resolved, begin no other of it; those at work are finished. Without it all samples are run
+    #[arg(long, value_name = "N", env = "SWEROLL_UNTIL_RESOLVED", help_heading = "Bounds")]
+    pub until_resolved: Option<u32>,
+    /// Dollars that the run may spend in its whole life, by `endpoint.prices`, 0 for no limit [default: 0]
+    #[arg(long, value_name = "DOLLARS", env = "SWEROLL_BUDGET_USD", help_heading = "Bounds")]
+    pub budget_usd: Option<f64>,
+    /// Tokens, prompts and replies together, that the run may spend in its whole life, 0 for no limit [default: 0]
+    #[arg(long, value_name = "N", env = "SWEROLL_BUDGET_TOKENS", help_heading = "Bounds")]
+    pub budget_tokens: Option<u64>,
+    /// Let no number of failures stop the run or keep the other samples of an instance from being begun; a refused key, a full disk and the
+    /// like still stop it
+    #[arg(long, env = "SWEROLL_KEEP_GOING", help_heading = "Bounds")]
+    pub keep_going: bool,
     /// Base URL of an OpenAI-compatible endpoint, such as https://HOST/v1; what follows a `?` is not kept in the run, so give it
     /// again to `rerun`. Repeatable (or parted by spaces) where several serve the model; 2@URL gives one twice the episodes
     #[arg(long, value_name = "URL", env = "SWEROLL_ENDPOINT", value_delimiter = ' ', help_heading = "Model")]
@@ -181,6 +194,10 @@ impl Operation {
         layer.set("scheduler.concurrency", self.concurrency.map(|n| n as i64));
         layer.set("scheduler.graders", self.graders.map(|n| n as i64));
         layer.set("scheduler.max_attempts", self.max_attempts.map(i64::from));
+        layer.set("scheduler.until_resolved", self.until_resolved.map(i64::from));
+        layer.set("scheduler.budget_usd", self.budget_usd);
+        layer.set("scheduler.budget_tokens", self.budget_tokens.map(|n| i64::try_from(n).unwrap_or(i64::MAX)));
+        layer.set("scheduler.keep_going", self.keep_going.then_some(true));
         layer.set("seal.at_end", self.no_seal.then_some(false));
         self.lay_endpoints(layer);
         layer.set("endpoint.api_key_file", self.api_key_file.as_ref().map(|p| p.display().to_string()));

@@ -1,6 +1,6 @@
 //! Tables for people.
 
-use crate::{domain::Verdict, store::Summary};
+use crate::{domain::Verdict, reporter::progress::clock, store::Summary};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -54,9 +54,13 @@ pub fn summary(summary: &Summary) -> String {
         vec!["episodes".to_owned(), grouped(episodes.total), String::new()],
         vec!["  committed".to_owned(), grouped(episodes.committed), String::new()],
         vec!["  outstanding".to_owned(), grouped(episodes.outstanding), String::new()],
+        vec!["  waived".to_owned(), grouped(episodes.waived), String::new()],
         vec!["resolved".to_owned(), grouped(summary.resolved), share(summary.resolved)],
         vec!["unresolved".to_owned(), grouped(summary.unresolved), share(summary.unresolved)],
     ];
+    if episodes.waived == 0 {
+        rows.remove(3);
+    }
     for (verdict, n) in
         summary.verdicts.iter().filter(|(verdict, n)| **n > 0 && !matches!(verdict, Verdict::Resolved | Verdict::Unresolved))
     {
@@ -78,6 +82,10 @@ pub fn summary(summary: &Summary) -> String {
     if !summary.exit_reasons.is_empty() {
         let reasons: Vec<String> = summary.exit_reasons.iter().map(|(reason, n)| format!("{} {n}", word(reason))).collect();
         let _ = writeln!(text, "exits: {}", reasons.join(", "));
+    }
+    if !summary.slowest.is_empty() {
+        let slowest = summary.slowest.iter().map(|slow| format!("{} {}", slow.id, clock(slow.duration_ms))).collect::<Vec<_>>();
+        let _ = writeln!(text, "slowest: {}", slowest.join(", "));
     }
     if !summary.shards.is_empty() {
         text.push('\n');

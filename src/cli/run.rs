@@ -143,6 +143,9 @@ pub fn execute(
         Ok::<_, CliError>((report?, dir))
     })??;
     print(&render::summary(&report.summary))?;
+    if !report.budget.is_empty() {
+        print(&format!("budget: {}\n", report.budget))?;
+    }
     match report.end {
         End::Done => {
             if settings.seal.at_end {

@@ -3,7 +3,8 @@
 use super::ConfigError;
 use crate::{
     agent::{machine, prompt},
-    endpoint, grading, images, sandbox, scheduler, store, tokens,
+    endpoint::{self, price::Prices},
+    grading, images, sandbox, scheduler, store, tokens,
 };
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -89,6 +90,11 @@ impl Settings {
         Table::try_from(shown).map_err(|e| ConfigError::Value(format!("{e}: give a finite number")))
     }
 
+    fn is_priced(&self) -> bool {
+        let own = self.endpoint.replicas.iter().filter_map(|replica| replica.prices);
+        own.chain([self.endpoint.prices]).any(|prices| prices != Prices::default())
+    }
+
     /// What no single key can tell.
     ///
     /// # Errors
@@ -102,6 +108,14 @@ impl Settings {
         ];
         match at_least_one.iter().find(|(_, n)| *n == 0) {
             Some((name, _)) => Err(ConfigError::Value(format!("{name} is 0: it must be at least 1"))),
+            None if !(self.scheduler.budget_usd.is_finite() && self.scheduler.budget_usd >= 0.0) => {
+                Err(ConfigError::Value("scheduler.budget_usd (--budget-usd) is no amount of dollars: give 0 or more".to_owned()))
+            }
+            None if self.scheduler.budget_usd > 0.0 && !self.is_priced() => Err(ConfigError::Value(
+                "scheduler.budget_usd (--budget-usd) needs prices: set endpoint.prices.input and endpoint.prices.output, in dollars a million \
+                 tokens"
+                    .to_owned(),
+            )),
             None => self.seal.check().map_err(ConfigError::Value).and_then(|()| self.table().map(drop)),
         }
     }
@@ -133,5 +147,6 @@ pub const MAY_DIFFER: &[&str] = &[
     "endpoint.timeouts",
     "endpoint.retry",
     "endpoint.limits",
+    "endpoint.share",
     "endpoint.prices",
 ];

@@ -1,6 +1,6 @@
 //! What a run tells those who watch it. Reporters fold events; they decide nothing.
 
-use super::{AttemptId, Class, ExitReason, Failure, Resolved, Verdict, transcript::Usage};
+use super::{AttemptId, Class, EpisodeId, ExitReason, Failure, Resolved, Verdict, transcript::Usage};
 use serde::{Deserialize, Serialize};
 
 /// Version of the event stream; raised when an event changes its meaning or type.
@@ -69,6 +69,14 @@ pub enum EventKind {
     /// Nothing new is begun.
     Draining {
         reason: String,
+    },
+    /// Nothing new is begun for now; with an empty reason it is again.
+    Held {
+        reason: String,
+    },
+    /// Left out for good: enough samples of their instances are resolved.
+    Waived {
+        episodes: Vec<EpisodeId>,
     },
     RunEnded {
         committed: u64,

@@ -72,6 +72,8 @@ pub enum Kind {
     Payment,
     /// The endpoint does not know the model.
     UnknownModel,
+    /// The run has spent its budget.
+    Budget,
     /// The run directory cannot be written.
     RunDir,
     /// A panic in this episode.
@@ -103,7 +105,7 @@ impl Kind {
             MemoryExhausted | DiffTooLarge | DiffUntakable | DiffRejected => Class::Model,
             Workdir | PreCommands | BaseCommit | Leak | Tests | NoRunner => Class::Task,
             ReportUnreadable | GradeTimeout | GradeMemory | RunnerMissing => Class::Grader,
-            Unauthorized | Payment | UnknownModel | RunDir => Class::Run,
+            Unauthorized | Payment | UnknownModel | Budget | RunDir => Class::Run,
             Panic => Class::Bug,
         }
     }
@@ -117,7 +119,7 @@ impl Kind {
             ReportUnreadable | GradeTimeout | GradeMemory | RunnerMissing => Disposition::Regrade,
             EndpointRefused | ImageMissing | MemoryExhausted | DiffTooLarge | DiffUntakable | DiffRejected => Disposition::Final,
             Workdir | PreCommands | BaseCommit | Leak | Tests | NoRunner => Disposition::Quarantine,
-            Unauthorized | Payment | UnknownModel | RunDir => Disposition::StopRun,
+            Unauthorized | Payment | UnknownModel | Budget | RunDir => Disposition::StopRun,
         }
     }
 }

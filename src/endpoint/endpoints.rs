@@ -8,6 +8,7 @@ use crate::endpoint::{
     pool::{self, Change, Chosen, Health, Member, Pool},
     retry::{GiveUp, Spent, Step, Verdict},
     settings::seconds,
+    share,
 };
 use futures_util::future::{BoxFuture, Either, select, try_join_all};
 use std::{
@@ -89,10 +90,12 @@ impl Endpoints {
         })
     }
 
-    /// Limiters as the settings have them, which share with no other process.
-    #[must_use]
-    pub fn limiters(settings: &Settings) -> Vec<Arc<Limiter>> {
-        settings.each().iter().map(|(one, _)| Arc::new(Limiter::new(one.limits))).collect()
+    /// Limiters as the settings have them, shared with other processes where these say so.
+    ///
+    /// # Errors
+    /// Of class `run`, where what they share by cannot work.
+    pub fn limiters(settings: &Settings) -> Result<Vec<Arc<Limiter>>, Failure> {
+        settings.each().iter().map(|(one, _)| Ok(Arc::new(Limiter::shared(one.limits, share::ledger(one)?)))).collect()
     }
 
     /// Finds a wrong address, a wrong key and an unknown model of each endpoint before a run starts.

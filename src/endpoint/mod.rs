@@ -5,6 +5,7 @@
 
 pub mod endpoints;
 pub mod limiter;
+mod loopback;
 pub mod openai;
 pub mod pool;
 pub mod price;

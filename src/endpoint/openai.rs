@@ -6,17 +6,17 @@ use crate::endpoint::{
     retry::{Verdict, classify, status_within},
     settings::{Addresses, ReasoningField, Secret},
     transport::{Exchange, Transport, TransportError, headers},
-    wire::{self, Body, Broken, Envelope, Reply},
+    wire::{self, Body, Broken, Envelope, Fold, Reply},
 };
 use reqwest::Url;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::{
     hash::{BuildHasher, RandomState},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio::time::{sleep, timeout};
 
@@ -27,6 +27,9 @@ const CHECK: Duration = Duration::from_secs(30);
 /// Times that the preflight asks an endpoint that does not answer well, and the pause between them.
 const CHECK_TRIES: u32 = 3;
 const CHECK_PAUSE: Duration = Duration::from_secs(1);
+
+/// In a streamed response's `extra`: milliseconds from the request out to its first token.
+const FIRST_TOKEN_MS: &str = "first_token_ms";
 
 /// One model at one endpoint.
 #[derive(Debug)]
@@ -73,7 +76,11 @@ impl OpenAi {
         let key = settings.key(env)?;
         let (headers, secrets) = headers(&settings, key.as_ref(), env)?;
         let transport = Transport::new(&settings, &addresses.completions, headers)?;
-        let parameters = settings.parameters()?;
+        let mut parameters = settings.parameters()?;
+        if settings.stream {
+            parameters.insert("stream".to_owned(), true.into());
+            parameters.entry("stream_options").or_insert_with(|| json!({ "include_usage": true }));
+        }
         Ok(OpenAi {
             parameters,
             addresses,
@@ -100,12 +107,12 @@ impl OpenAi {
     }
 
     pub(super) async fn try_once(&self, body: Body, earlier: &Conversation) -> Result<Reply, Trouble> {
-        let exchange = self.transport.post(&self.addresses.completions, body).await.map_err(|e| self.broken(&e))?;
+        let (exchange, reply) = self.exchange(body, earlier).await.map_err(|e| self.broken(&e))?;
         let Exchange { status, headers, body } = &exchange;
         if !(200..300).contains(status) {
             return Err(self.judge(&exchange, *status, body));
         }
-        match wire::read(body, earlier) {
+        match reply {
             Ok(reply) if reply.finish_reason == "insufficient_system_resource" => Err(Trouble {
                 verdict: Verdict::Throttled { retry_after: None },
                 text: "finish_reason insufficient_system_resource".to_owned(),
@@ -118,6 +125,25 @@ impl OpenAi {
                 Err(Trouble { verdict, text: self.quote(&why), unavailable: false })
             }
         }
+    }
+
+    /// What came back, and what it says where it is a success.
+    async fn exchange(&self, body: Body, earlier: &Conversation) -> Result<(Exchange, Result<Reply, Broken>), TransportError> {
+        let url = &self.addresses.completions;
+        if !self.settings.stream {
+            let exchange = self.transport.post(url, body).await?;
+            let reply = wire::read(&exchange.body, earlier);
+            return Ok((exchange, reply));
+        }
+        let mut fold = Fold::new(usize::try_from(self.settings.max_reply_bytes).unwrap_or(usize::MAX));
+        let began = Instant::now();
+        let (exchange, first_token) = self.transport.post_streaming(url, body, &mut fold).await?;
+        let mut reply = fold.reply(earlier);
+        if let (Ok(reply), Some(first)) = (&mut reply, first_token) {
+            let ms = first.into_std().saturating_duration_since(began).as_millis();
+            reply.extra.insert(FIRST_TOKEN_MS.to_owned(), u64::try_from(ms).unwrap_or(u64::MAX).into());
+        }
+        Ok((exchange, reply))
     }
 
     fn judge(&self, exchange: &Exchange, status: u16, body: &[u8]) -> Trouble {

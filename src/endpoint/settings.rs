@@ -1,7 +1,7 @@
 //! What a user may set of the endpoint. The key is no setting: only where it comes from is.
 
 use crate::domain::{Failure, Kind};
-use crate::endpoint::{limiter::Limits, pool, price::Prices, retry::Policy};
+use crate::endpoint::{limiter::Limits, pool, price::Prices, retry::Policy, share};
 use reqwest::Url;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::{Map, Value};
@@ -41,10 +41,15 @@ pub struct Settings {
     #[serde(deserialize_with = "headers_without_secrets")]
     pub headers: BTreeMap<String, String>,
     pub timeouts: Timeouts,
-    /// Largest reply, bytes.
+    /// Ask for replies piece by piece, so that one that stalls is noticed (`timeouts.stall_s`). The record is the same, but
+    /// for `first_token_ms` in a response's `extra`.
+    pub stream: bool,
+    /// Largest reply, bytes. Of a streamed one what it says counts, not the events around it.
     pub max_reply_bytes: u64,
     pub retry: Policy,
     pub limits: Limits,
+    /// With other processes; each endpoint on its own.
+    pub share: share::Settings,
     pub reasoning_field: ReasoningField,
     pub send_reasoning: SendReasoning,
     pub prices: Prices,
@@ -64,9 +69,11 @@ impl Default for Settings {
             extra_body: Map::new(),
             headers: BTreeMap::new(),
             timeouts: Timeouts::default(),
+            stream: false,
             max_reply_bytes: 16 << 20,
             retry: Policy::default(),
             limits: Limits::default(),
+            share: share::Settings::default(),
             reasoning_field: ReasoningField::Auto,
             send_reasoning: SendReasoning::Auto,
             prices: Prices::default(),
@@ -113,16 +120,19 @@ fn weight<'de, D: Deserializer<'de>>(from: D) -> Result<Weight, D::Error> {
 pub struct Timeouts {
     /// To a connection, TLS included.
     pub connect_s: f64,
-    /// To the head of the reply, and from each piece of its body to the next. DeepSeek keeps a request waiting up to ten
-    /// minutes before it starts on it.
+    /// To the head of the reply, and from each piece of its body to the next; of a streamed one, to its first token, which
+    /// no keep-alive puts off. DeepSeek keeps a request waiting up to ten minutes before it starts on it.
     pub first_byte_s: f64,
+    /// Of a streamed reply, from a piece that says something to the next; keep-alives say nothing. Hosts that hold a call
+    /// back until it is whole are silent for as long as it takes to write.
+    pub stall_s: f64,
     /// From the request out to the last byte of the reply.
     pub total_s: f64,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Timeouts { connect_s: 10.0, first_byte_s: 600.0, total_s: 1200.0 }
+        Timeouts { connect_s: 10.0, first_byte_s: 600.0, stall_s: 300.0, total_s: 1200.0 }
     }
 }
 
@@ -325,6 +335,10 @@ impl Timeouts {
 
     pub(super) fn first_byte(&self) -> Duration {
         seconds(self.first_byte_s)
+    }
+
+    pub(super) fn stall(&self) -> Duration {
+        seconds(self.stall_s)
     }
 
     pub(super) fn total(&self) -> Duration {

@@ -1,22 +1,31 @@
 //! One HTTP exchange: status, headers and body whatever their shape, within limits of time and bytes.
 
 use crate::domain::{Failure, Kind};
-use crate::endpoint::settings::{Secret, Settings, variable};
-use crate::endpoint::wire::Body;
+use crate::endpoint::{
+    loopback::Loopback,
+    settings::{Secret, Settings, variable},
+    wire::{Body, Fold, Heard},
+};
 use crate::http::{chain, is_loopback};
 use bytes::{Bytes, BytesMut};
 use reqwest::{
     Client, RequestBuilder, Response, Url,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT},
     redirect,
 };
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// How long the end of a stream is waited for after its last word.
+const GOOD_BYE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone)]
 pub struct Transport {
     client: Client,
+    /// Where the endpoint is on this host.
+    loopback: Option<Loopback>,
     first_byte: Duration,
+    stall: Duration,
     total: Duration,
     max_bytes: usize,
 }
@@ -36,12 +45,30 @@ pub enum TransportError {
     Connect(String),
     #[error("nothing came for {0:?} (endpoint.timeouts.first_byte_s)")]
     Silent(Duration),
+    #[error("no token came for {0:?} (endpoint.timeouts.first_byte_s), only keep-alives")]
+    Waiting(Duration),
+    #[error("the reply stalled for {after:?} (endpoint.timeouts.stall_s) after about {tokens} tokens{}", if *.alive { ", though keep-alives came" } else { "" })]
+    Stalled { after: Duration, tokens: u64, alive: bool },
     #[error("the reply was not whole after {0:?} (endpoint.timeouts.total_s)")]
     Slow(Duration),
     #[error("the reply is over {0} bytes (endpoint.max_reply_bytes)")]
     Large(usize),
     #[error("the connection broke: {0}")]
     Broken(String),
+}
+
+impl From<reqwest::Error> for TransportError {
+    fn from(error: reqwest::Error) -> Self {
+        let broke = if error.is_connect() { TransportError::Connect } else { TransportError::Broken };
+        broke(chain(&error.without_url()))
+    }
+}
+
+impl From<hyper_util::client::legacy::Error> for TransportError {
+    fn from(error: hyper_util::client::legacy::Error) -> Self {
+        let broke = if error.is_connect() { TransportError::Connect } else { TransportError::Broken };
+        broke(chain(&error))
+    }
 }
 
 impl Transport {
@@ -54,13 +81,13 @@ impl Transport {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let timeouts = &settings.timeouts;
         let mut client = Client::builder()
-            .user_agent(concat!("sweroll/", env!("CARGO_PKG_VERSION")))
-            .default_headers(headers)
+            .default_headers(headers.clone())
             .connect_timeout(timeouts.connect())
             .redirect(redirect::Policy::none())
             .tcp_keepalive(Duration::from_secs(60))
             .pool_max_idle_per_host(settings.limits.in_flight_max as usize);
-        if is_loopback(url) {
+        let is_loopback = is_loopback(url);
+        if is_loopback {
             client = client.no_proxy();
         }
         if url.scheme() == "http" {
@@ -72,11 +99,68 @@ impl Transport {
             Failure::new(Kind::UnknownModel, format!("cannot make an HTTP client for {url}: {}; {mend}", chain(&e)))
         })?;
         let max_bytes = usize::try_from(settings.max_reply_bytes).unwrap_or(usize::MAX);
-        Ok(Transport { client, first_byte: timeouts.first_byte(), total: timeouts.total(), max_bytes })
+        let plain = is_loopback && url.scheme() == "http";
+        let loopback = plain.then(|| Loopback::new(headers, timeouts.connect(), settings.limits.in_flight_max as usize));
+        Ok(Transport { client, loopback, first_byte: timeouts.first_byte(), stall: timeouts.stall(), total: timeouts.total(), max_bytes })
     }
 
     pub async fn post(&self, url: &Url, body: Body) -> Result<Exchange, TransportError> {
         self.exchange(self.client.post(url.clone()).body(reqwest::Body::wrap(body))).await
+    }
+
+    /// Lets `fold` have the body of a success as it comes, and returns once it has enough of it; the exchange's body is empty
+    /// then. Tells when the first token came.
+    pub async fn post_streaming(&self, url: &Url, body: Body, fold: &mut Fold) -> Result<(Exchange, Option<Instant>), TransportError> {
+        let began = Instant::now();
+        let deadline = began + self.total;
+        let request = self.client.post(url.clone()).body(reqwest::Body::wrap(body));
+        let mut response = self.head(request, deadline).await?;
+        let (mut body, mut first_token) = (Bytes::new(), None);
+        if response.status().is_success() {
+            first_token = self.fold(&mut response, fold, began).await?;
+        } else {
+            body = self.body(&mut response, deadline).await?;
+        }
+        Ok((Exchange { status: response.status().as_u16(), headers: std::mem::take(response.headers_mut()), body }, first_token))
+    }
+
+    async fn fold(&self, response: &mut Response, fold: &mut Fold, began: Instant) -> Result<Option<Instant>, TransportError> {
+        let deadline = began + self.total;
+        let (mut first_token, mut said, mut alive) = (None, began, false);
+        loop {
+            let patience = if first_token.is_some() { self.stall } else { self.first_byte };
+            let silent = said + patience;
+            let trouble = match timeout_at(silent.min(deadline), response.chunk()).await {
+                Ok(Ok(None)) => return Ok(first_token),
+                Ok(Ok(Some(piece))) => match fold.push(&piece) {
+                    Heard::Nothing => continue,
+                    Heard::Alive => {
+                        alive = true;
+                        continue;
+                    }
+                    Heard::Said => {
+                        said = Instant::now();
+                        alive = false;
+                        first_token.get_or_insert(said);
+                        continue;
+                    }
+                    Heard::Ended => {
+                        if fold.is_whole() {
+                            first_token.get_or_insert_with(Instant::now);
+                        }
+                        drain(response).await;
+                        return Ok(first_token);
+                    }
+                },
+                Ok(Err(e)) => e.into(),
+                Err(_) if silent >= deadline => TransportError::Slow(self.total),
+                Err(_) if first_token.is_some() => TransportError::Stalled { after: patience, tokens: fold.tokens(), alive },
+                Err(_) if alive => TransportError::Waiting(patience),
+                Err(_) => TransportError::Silent(patience),
+            };
+            // All that is missing may be the count of tokens, or the good-bye.
+            return if fold.is_whole() { Ok(first_token) } else { Err(trouble) };
+        }
     }
 
     pub async fn get(&self, url: &Url) -> Result<Exchange, TransportError> {
@@ -85,9 +169,16 @@ impl Transport {
 
     async fn exchange(&self, request: RequestBuilder) -> Result<Exchange, TransportError> {
         let deadline = Instant::now() + self.total;
-        let mut response = self.within(deadline, request.send()).await?;
+        let mut response = self.head(request, deadline).await?;
         let body = self.body(&mut response, deadline).await?;
         Ok(Exchange { status: response.status().as_u16(), headers: std::mem::take(response.headers_mut()), body })
+    }
+
+    async fn head(&self, request: RequestBuilder, deadline: Instant) -> Result<Response, TransportError> {
+        match &self.loopback {
+            None => self.within(deadline, request.send()).await,
+            Some(loopback) => self.within(deadline, loopback.send(request.build()?.try_into()?)).await,
+        }
     }
 
     async fn body(&self, response: &mut Response, deadline: Instant) -> Result<Bytes, TransportError> {
@@ -106,16 +197,23 @@ impl Transport {
     }
 
     /// The next thing to come, within the time that it has and the time that is left.
-    async fn within<T>(&self, deadline: Instant, next: impl Future<Output = reqwest::Result<T>>) -> Result<T, TransportError> {
+    async fn within<T, E>(&self, deadline: Instant, next: impl Future<Output = Result<T, E>>) -> Result<T, TransportError>
+    where
+        TransportError: From<E>,
+    {
         let silent = Instant::now() + self.first_byte;
         match timeout_at(silent.min(deadline), next).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(e)) if e.is_connect() => Err(TransportError::Connect(chain(&e.without_url()))),
-            Ok(Err(e)) => Err(TransportError::Broken(chain(&e.without_url()))),
+            Ok(next) => Ok(next?),
             Err(_) if silent < deadline => Err(TransportError::Silent(self.first_byte)),
             Err(_) => Err(TransportError::Slow(self.total)),
         }
     }
+}
+
+/// Hears the end of a stream whose last word was said: a connection serves again only after that.
+async fn drain(response: &mut Response) {
+    let rest = async { while let Ok(Some(_)) = response.chunk().await {} };
+    let _ = timeout(GOOD_BYE, rest).await;
 }
 
 /// The headers of every request, with the secrets among them: those are neither logged nor shown.
@@ -131,7 +229,9 @@ pub fn headers(
     let mut headers = HeaderMap::new();
     let mut secrets = Vec::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("sweroll/", env!("CARGO_PKG_VERSION"))));
+    let accepted = if settings.stream { "text/event-stream, application/json" } else { "application/json" };
+    headers.insert(ACCEPT, HeaderValue::from_static(accepted));
     if let Some(key) = key {
         let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose())).map_err(|_| {
             Failure::new(Kind::Unauthorized, "the API key holds characters that no header can: check that it was copied whole and alone")

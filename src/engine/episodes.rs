@@ -1,11 +1,14 @@
 //! What the scheduler has done for it: an episode's agent, its grading, its commit.
 
-use super::commands::commands;
+use super::{budget::Purse, commands::commands, images::Images};
 use crate::{
-    agent::runner::{self, Emit, Spool},
+    agent::{
+        prompt::Scaffold,
+        runner::{self, Emit, Spool},
+    },
     config::Settings,
     domain::{
-        Attempt, AttemptId, Class, Disposition, EpisodeId, Failure, Grade, Instance, InstanceId, Kind, Trajectory, Transcript,
+        Attempt, AttemptId, Class, Disposition, EpisodeId, Failure, Grade, Instance, InstanceId, Kind, Trajectory, Transcript, Verdict,
         event::{EventKind, Outcome},
         trajectory::{Facts, UsageColumn},
         transcript::{Begun, Entry},
@@ -13,33 +16,40 @@ use crate::{
     grading,
     sandbox::{self, Provider, Purpose, Sandbox, bases::Bases},
     scheduler::{
+        budget::Spend,
         core::{Action, Todo},
         driver::Work,
     },
-    store::{Flaky, SpoolWriter, Store, Stream, state},
+    store::{Flaky, Record, SpoolWriter, State, Store, Stream, state},
     tokens::Counter,
 };
 use futures_util::future::BoxFuture;
 use std::{
     collections::{BTreeMap, HashMap},
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
+use tokio::sync::Semaphore;
 
 /// Everything a run's episodes share.
 pub(super) struct Engine {
     pub settings: Settings,
     pub store: Store,
     pub provider: Arc<dyn Provider>,
-    pub bases: Bases,
+    pub bases: Arc<Bases>,
+    /// Set once it is known what is to be done; empty where no image needs care.
+    pub images: OnceLock<Images>,
     pub shared: runner::Shared,
     pub counter: Counter,
     pub sampling: serde_json::Value,
     pub drafts: Mutex<HashMap<AttemptId, Draft>>,
     pub runners: grading::Runners,
     pub flaky: Flaky,
+    pub purse: Arc<Purse>,
     pub emit: Emit,
+    /// Records that are made at the same time.
+    pub recording: Arc<Semaphore>,
 }
 
 /// An attempt between its stages. The spool has the same, durably, but for the grade.
@@ -88,6 +98,32 @@ impl Engine {
         }))
     }
 
+    /// What the run has paid for so far, in all its openings, and by how many attempts: what is committed, and what lies in drafts that
+    /// only lack their grade.
+    pub fn paid(&self) -> (Spend, u64) {
+        let totals = self.store.with_state(State::totals);
+        let tokens = totals.usage.prompt_tokens.saturating_add(totals.usage.completion_tokens);
+        let drafts = self.drafts.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = drafts.values().filter_map(|draft| draft.transcript.as_ref()).map(paid);
+        let spent = ended.fold(Spend { usd: totals.cost_usd, tokens }, |sum, spend| sum + spend);
+        (spent, totals.paid + drafts.len() as u64)
+    }
+
+    /// The waived episodes of instances that do not have enough resolved samples after all, as the settings now are, are wanted again.
+    pub async fn reopen_waived(&self) -> Result<(), Failure> {
+        let wanted = self.settings.scheduler.until_resolved;
+        let again: Vec<EpisodeId> = self.store.with_state(|state| {
+            let resolved = state.resolved();
+            let enough = |id: &EpisodeId| wanted > 0 && resolved.get(&id.instance).is_some_and(|n| *n >= wanted);
+            state.episodes().filter(|(id, episode)| episode.waived() && !enough(id)).map(|(id, _)| id).collect()
+        });
+        if again.is_empty() {
+            return Ok(());
+        }
+        let reason = format!("scheduler.until_resolved is {wanted} now");
+        self.store.reopen(again, &reason).await.map_err(|e| e.failure())
+    }
+
     fn put(&self, id: &AttemptId, draft: Draft) {
         self.drafts.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), draft);
     }
@@ -97,7 +133,7 @@ impl Engine {
     }
 
     /// Logs a failure and keeps it for the record.
-    fn note(&self, id: &AttemptId, stage: &str, result: Result<(), Failure>) -> Result<(), Failure> {
+    fn note<T>(&self, id: &AttemptId, stage: &str, result: Result<T, Failure>) -> Result<T, Failure> {
         if let Err(failure) = &result {
             tracing::warn!(%id, stage, kind = ?failure.kind, %failure, "failed");
             self.with_draft(id, |draft| draft.failure = Some(failure.clone()));
@@ -152,6 +188,9 @@ impl Engine {
         (self.emit)(EventKind::AttemptStarted { id: id.clone() }).await;
         self.store.started(id.clone()).await.map_err(|e| e.failure())?;
         let instance = self.instance(&id.episode.instance).await?;
+        if let Some(images) = self.images.get() {
+            images.lease(id, true).await?;
+        }
         let (sandbox, prepared) = self.bases.start(&self.spec(id, Purpose::Agent, &instance), &instance).await?;
         let head = Begun { base_tree: prepared.base_tree, ..head };
         let transcript = self.converse(&*sandbox, instance, head, admitted).await;
@@ -181,7 +220,7 @@ impl Engine {
         Ok(runner::run(&self.shared, sandbox, &mut spool, begun, admitted).await)
     }
 
-    async fn run_grade(&self, id: &AttemptId) -> Result<(), Failure> {
+    async fn run_grade(&self, id: &AttemptId) -> Result<bool, Failure> {
         (self.emit)(EventKind::GradeStarted { id: id.clone() }).await;
         let instance = self.instance(&id.episode.instance).await?;
         let (patch, regrades) = self.with_draft(id, |draft| {
@@ -190,61 +229,92 @@ impl Engine {
             let ended = draft.transcript.as_ref().and_then(|t| t.ended.as_ref());
             (ended.map(|ended| ended.model_patch.clone()).unwrap_or_default(), draft.gradings - 1)
         });
+        // Its agent has it already, unless that was at work in an earlier opening.
+        if let Some(images) = self.images.get() {
+            images.lease(id, false).await?;
+        }
         let upon = self.bases.kept(&instance).await;
         let spec = sandbox::Spec { upon, ..self.spec(id, Purpose::Grade, &instance) };
         let case = grading::Case { instance: &instance, diff: &patch, flaky: self.flaky.of(&instance.instance_id) };
         let grade = grading::grade(&*self.provider, &spec, &case, &self.settings.grading, &self.runners).await?;
+        let resolved = grade.verdict == Verdict::Resolved;
         self.with_draft(id, |draft| draft.grade = Some(Grade { regrades, ..grade }));
-        Ok(())
+        Ok(resolved)
     }
 
     /// Joins what is known of the attempt and makes it durable. On failure its spool stays.
     async fn commit_draft(&self, id: &AttemptId, counts: bool) -> Result<(), Failure> {
-        let Draft { transcript, mut grade, failure, .. } = self.take(id);
-        let transcript = match transcript {
-            Some(transcript) => transcript,
-            // A panic took the transcript with it, or there was none yet: the spool has what was paid for.
-            None => {
-                let entries = self.store.recover(id).map_err(|e| e.failure())?;
-                Transcript::replay(entries).unwrap_or_else(|| Transcript::new(&self.head(id)))
-            }
-        };
+        let Draft { transcript, grade, failure, .. } = self.take(id);
         let instance = self.instance(&id.episode.instance).await?;
-        if let Some(grade) = &mut grade {
-            let commands = commands(&self.shared.scaffold.toolset, transcript.conversation.replied());
-            grade.suspect.extend(grading::suspicion::of_trajectory(&instance, commands.iter().map(String::as_str)));
-        }
-        let plan = &self.store.dir().info().plan;
-        let mut trajectory = Trajectory::new(
-            transcript,
+        let draft = Whole {
+            // A panic took the transcript with it, or there was none yet: the spool has what was paid for.
+            transcript: match transcript {
+                Some(transcript) => transcript,
+                None => {
+                    let entries = self.store.recover(id).map_err(|e| e.failure())?;
+                    Transcript::replay(entries).unwrap_or_else(|| Transcript::new(&self.head(id)))
+                }
+            },
             grade,
             failure,
-            Facts {
-                repo: &instance.repo,
-                base_commit: &instance.base_commit,
-                image: &instance.image,
-                url: &instance.url,
-                dataset_digest: plan.digests.get("dataset").map_or("", String::as_str),
-            },
-        );
-        if !trajectory.messages.is_empty() {
-            let (counter, name) = (self.counter.clone(), id.clone());
-            let counted = tokio::task::spawn_blocking(move || {
-                // A text that the counter cannot take costs its count, not the record.
-                match std::panic::catch_unwind(AssertUnwindSafe(|| counter.fill(&mut trajectory))) {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::warn!(id = %name, %error, "tokens not counted"),
-                    Err(_) => tracing::error!(id = %name, "a bug of sweroll: counting tokens panicked"),
-                }
-                trajectory
-            });
-            trajectory = counted.await.map_err(|e| Failure::new(Kind::Panic, format!("counting tokens: {e}")))?;
-        }
-        let outcome = outcome(&trajectory, counts).map_err(|e| Failure::new(Kind::Panic, format!("the record of {id}: {e}")))?;
-        let stream = stream(&outcome);
-        self.store.commit(&trajectory, outcome.clone(), stream).await.map_err(|e| e.failure())?;
+            instance,
+            dataset_digest: self.store.dir().info().plan.digests.get("dataset").cloned().unwrap_or_default(),
+            scaffold: Arc::clone(&self.shared.scaffold),
+            counter: self.counter.clone(),
+            max_bytes: self.settings.store.max_record_bytes,
+        };
+        // Seconds of processor time come together when thousands end at once: the loop must not wait for them.
+        let permit = Arc::clone(&self.recording).acquire_owned().await;
+        let (made, name) = (tokio::task::spawn_blocking(move || draft.record(counts)), id.clone());
+        let made = made.await.map_err(|e| Failure::new(Kind::Panic, format!("the record of {name}: {e}")))?;
+        drop(permit);
+        let (record, outcome) = made?;
+        self.store.commit_record(record).await.map_err(|e| e.failure())?;
         (self.emit)(EventKind::Committed { id: id.clone(), outcome }).await;
         Ok(())
+    }
+}
+
+/// All that a record is made of.
+struct Whole {
+    transcript: Transcript,
+    grade: Option<Grade>,
+    failure: Option<Failure>,
+    instance: Instance,
+    dataset_digest: String,
+    scaffold: Arc<Scaffold>,
+    counter: Counter,
+    max_bytes: u64,
+}
+
+impl Whole {
+    /// Joins it, counts its tokens and writes its line: milliseconds of processor time.
+    fn record(self, counts: bool) -> Result<(Record, Outcome), Failure> {
+        let Whole { transcript, mut grade, failure, instance, dataset_digest, scaffold, counter, max_bytes } = self;
+        let id = transcript.begun.id.clone();
+        if let Some(grade) = &mut grade {
+            let commands = commands(&scaffold.toolset, transcript.conversation.replied());
+            grade.suspect.extend(grading::suspicion::of_trajectory(&instance, commands.iter().map(String::as_str)));
+        }
+        let facts = Facts {
+            repo: &instance.repo,
+            base_commit: &instance.base_commit,
+            image: &instance.image,
+            url: &instance.url,
+            dataset_digest: &dataset_digest,
+        };
+        let mut trajectory = Trajectory::new(transcript, grade, failure, facts);
+        if !trajectory.messages.is_empty() {
+            // A text that the counter cannot take costs its count, not the record.
+            match std::panic::catch_unwind(AssertUnwindSafe(|| counter.fill(&mut trajectory))) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%id, %error, "tokens not counted"),
+                Err(_) => tracing::error!(%id, "a bug of sweroll: counting tokens panicked"),
+            }
+        }
+        let outcome = outcome(&trajectory, counts).map_err(|e| Failure::new(Kind::Panic, format!("the record of {id}: {e}")))?;
+        let record = Record::new(&trajectory, outcome.clone(), stream(&outcome), max_bytes).map_err(|e| e.failure())?;
+        Ok((record, outcome))
     }
 }
 
@@ -269,6 +339,12 @@ pub(super) fn outcome(trajectory: &Trajectory, counts: bool) -> serde_json::Resu
         cost_usd: trajectory.cost_usd,
         duration_ms: meta.duration_ms,
     })
+}
+
+/// What the replies of a transcript cost.
+fn paid(transcript: &Transcript) -> Spend {
+    let usage = transcript.usage;
+    Spend { usd: transcript.cost_usd, tokens: usage.prompt_tokens.saturating_add(usage.completion_tokens) }
 }
 
 fn interrupted() -> Failure {
@@ -296,7 +372,11 @@ impl Work for Engine {
         })
     }
 
-    fn grade(&self, id: AttemptId) -> BoxFuture<'_, Result<(), Failure>> {
+    fn spent(&self, id: &AttemptId) -> Spend {
+        self.with_draft(id, |draft| draft.transcript.as_ref().map_or_else(Spend::default, paid))
+    }
+
+    fn grade(&self, id: AttemptId) -> BoxFuture<'_, Result<bool, Failure>> {
         Box::pin(async move {
             let result = self.run_grade(&id).await;
             self.note(&id, "grading", result)
@@ -304,13 +384,35 @@ impl Work for Engine {
     }
 
     fn commit(&self, id: AttemptId, counts: bool) -> BoxFuture<'_, Result<(), Failure>> {
-        Box::pin(async move { self.commit_draft(&id, counts).await })
+        Box::pin(async move {
+            let result = self.commit_draft(&id, counts).await;
+            if let Some(images) = self.images.get() {
+                images.ended(&id, !counts);
+            }
+            result
+        })
     }
 
     fn skip(&self, id: AttemptId, failure: Failure) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(async move {
             self.put(&id, Draft { failure: Some(failure), ..Draft::default() });
+            if let Some(images) = self.images.get() {
+                images.waived(&id.episode.instance);
+            }
             self.commit_draft(&id, true).await
+        })
+    }
+
+    fn waive(&self, episodes: Vec<EpisodeId>) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async move {
+            let n = self.settings.scheduler.until_resolved;
+            let reason = format!("{n} samples of the instance are resolved (scheduler.until_resolved)");
+            self.store.waive(episodes.clone(), &reason).await.map_err(|e| e.failure())?;
+            if let Some(images) = self.images.get() {
+                episodes.iter().for_each(|episode| images.waived(&episode.instance));
+            }
+            (self.emit)(EventKind::Waived { episodes }).await;
+            Ok(())
         })
     }
 
@@ -331,11 +433,18 @@ impl Work for Engine {
                 }
                 Action::Draining { reason } => {
                     tracing::warn!(%reason, "draining");
+                    if let Some(images) = self.images.get() {
+                        images.drain();
+                    }
                     (self.emit)(EventKind::Draining { reason }).await;
                 }
+                Action::Held { reason } => (self.emit)(EventKind::Held { reason }).await,
                 Action::Abandon { id } => {
                     tracing::error!(%id, "left undecided; its spool stays, and the next opening of the run grades or commits it");
                     self.take(&id);
+                    if let Some(images) = self.images.get() {
+                        images.abandoned(&id);
+                    }
                 }
                 _ => {}
             }

@@ -1,7 +1,7 @@
 //! What is in the store, and what goes from it: names at once, images that nobody names or uses, layers that no image has.
 
 use super::add::{Layer, Wanted};
-use super::image::{Kept, canonical, layer_name};
+use super::image::{Image, Kept, canonical, layer_name};
 use super::pull::downloads;
 use super::store::{Names, Store, missing};
 use super::{ImageError, lock};
@@ -164,6 +164,14 @@ impl Store {
         removed.layers = moved.len();
         moved.iter().try_for_each(fs::remove_dir_all).map_err(unwritable)?;
         Ok(removed)
+    }
+
+    /// Bytes of the image's layers that came into the store since then: what it does not share with older ones.
+    #[must_use]
+    pub fn bytes_since(&self, image: &Image, since: SystemTime) -> u64 {
+        let notes = image.layers.iter().map(|layer| self.layers().join(layer).join("layer.json"));
+        let new = notes.filter(|note| fs::metadata(note).and_then(|meta| meta.modified()).is_ok_and(|at| at >= since));
+        new.filter_map(|note| self.read::<Layer>(&note).ok().flatten()).map(|layer| layer.bytes).sum()
     }
 
     /// Images that nobody names or uses, `drop`ped while nobody can take them up, and the layers that the others need.

@@ -19,6 +19,9 @@ pub fn lines(view: &View) -> [String; 2] {
         let classes = list(tally.failed.iter().map(|(class, count)| (class.as_str(), *count)));
         let _ = write!(far, ", {} failed ({classes})", tally.failures());
     }
+    if tally.waived > 0 {
+        let _ = write!(far, ", {} waived", tally.waived);
+    }
     let in_flight: u64 = tally.in_flight.values().sum();
     if in_flight > 0 {
         let stages = Stage::ALL.iter().map(|stage| (stage.as_str(), tally.in_flight.get(stage).copied().unwrap_or(0)));
@@ -38,6 +41,10 @@ pub fn lines(view: &View) -> [String; 2] {
     match (view.eta_ms, &tally.draining) {
         (_, Some(reason)) => {
             let _ = write!(fast, ", draining: {}", reason.replace(char::is_control, " "));
+        }
+        _ if tally.held.is_some() => {
+            let reason = tally.held.as_deref().unwrap_or_default();
+            let _ = write!(fast, ", nothing new is begun: {}", reason.replace(char::is_control, " "));
         }
         (Some(eta), None) if !tally.ended => {
             let _ = write!(fast, ", {} to go", clock(eta));
@@ -67,7 +74,8 @@ fn short(number: f64) -> String {
 }
 
 /// `0:07`, `12:03`, `3:00:59`.
-fn clock(ms: u64) -> String {
+#[must_use]
+pub fn clock(ms: u64) -> String {
     let (minutes, seconds) = (ms / 60_000, ms / 1000 % 60);
     match minutes / 60 {
         0 => format!("{minutes}:{seconds:02}"),

@@ -61,6 +61,10 @@ pub struct Tally {
     pub endpoints: (u64, u64),
     /// Why nothing new is begun.
     pub draining: Option<String>,
+    /// Why nothing new is begun for now.
+    pub held: Option<String>,
+    /// Episodes that are left out, since enough samples of their instances are resolved.
+    pub waived: u64,
     pub ended: bool,
 }
 
@@ -122,6 +126,8 @@ impl Stats {
                 tally.endpoints = (endpoints.iter().filter(|one| one.up).count() as u64, endpoints.len() as u64);
             }
             EventKind::Draining { reason } => tally.draining = Some(reason.clone()),
+            EventKind::Held { reason } => tally.held = Some(reason.clone()).filter(|reason| !reason.is_empty()),
+            EventKind::Waived { episodes } => tally.waived += episodes.len() as u64,
             EventKind::RunEnded { .. } => tally.ended = true,
         }
     }
@@ -140,7 +146,7 @@ impl Stats {
         let recent = self.window.iter().filter(|(second, ..)| *second > since);
         let (turns, tokens) = recent.fold((0, 0), |sum, (_, turns, tokens)| (sum.0 + turns, sum.1 + tokens));
         let span = (elapsed_ms as f64 / 1000.0).clamp(1.0, Self::WINDOW_SECS as f64);
-        let remaining = self.tally.outstanding.saturating_sub(self.tally.done);
+        let remaining = self.tally.outstanding.saturating_sub(self.tally.done + self.tally.waived);
         let eta = |done: u64| (elapsed_ms as f64 / done as f64 * remaining as f64) as u64;
         View {
             tally: self.tally.clone(),

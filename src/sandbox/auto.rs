@@ -2,7 +2,7 @@
 
 use super::docker::{self, Docker};
 use super::native::{self, Native};
-use super::{Capacity, Provider, Sandbox, Spec};
+use super::{Capacity, Disk, FetchError, Fetched, Provider, Sandbox, Spec};
 use crate::domain::{Failure, Kind};
 use crate::images;
 use futures_util::FutureExt;
@@ -97,6 +97,41 @@ impl Provider for Auto {
             (Ok(docker), _) => docker.image_bytes(image),
             (_, Some(native)) => native.image_bytes(image),
             _ => async { 0 }.boxed(),
+        }
+    }
+
+    fn fetch<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<Fetched, FetchError>> {
+        async move {
+            let Ok(docker) = &self.docker else { return self.native().await?.fetch(image).await };
+            match (docker.fetch(image).await, self.native().await) {
+                (Err(FetchError::Failed(refused)), Ok(native)) if refused.kind == Kind::ImageMissing => {
+                    native.fetch(image).await.map_err(|error| match error {
+                        FetchError::Failed(failure) if failure.kind == Kind::ImageMissing => refused.into(),
+                        other => other,
+                    })
+                }
+                (fetched, _) => fetched,
+            }
+        }
+        .boxed()
+    }
+
+    fn evict<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<bool, Failure>> {
+        async move {
+            let wanted = [image.to_owned()];
+            match &self.docker {
+                Ok(docker) if docker.missing(&wanted).await?.is_empty() => docker.evict(image).await,
+                _ => self.native().await?.evict(image).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn disk(&self) -> BoxFuture<'_, Option<Disk>> {
+        match (&self.docker, self.native.get()) {
+            (Ok(docker), _) => docker.disk(),
+            (_, Some(native)) => native.disk(),
+            _ => async { None }.boxed(),
         }
     }
 

@@ -83,6 +83,11 @@ impl Bases {
         Ok((sandbox, prepared))
     }
 
+    /// Keeps nothing of this image any more.
+    pub fn forget(&self, image: &str) {
+        self.known().bases.retain(|key, _| key.image != image);
+    }
+
     /// The base that was kept for an agent of the instance.
     pub async fn kept(&self, instance: &Instance) -> Option<Snapshot> {
         let base = self.known().find(&Key::of(instance))?;

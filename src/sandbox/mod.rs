@@ -5,6 +5,7 @@ pub mod auto;
 pub mod bases;
 pub mod docker;
 pub mod elf;
+pub mod fetch;
 pub mod local;
 pub mod native;
 pub mod null;
@@ -17,6 +18,7 @@ mod workdir;
 
 pub use auto::Auto;
 pub use docker::Docker;
+pub use fetch::{Disk, FetchError, Fetched};
 pub use local::Local;
 pub use native::Native;
 pub use null::Null;
@@ -200,6 +202,24 @@ pub trait Provider: Send + Sync {
     /// Bytes of the image on the backend; 0 where there is none or it does not tell.
     fn image_bytes<'a>(&'a self, _image: &'a str) -> BoxFuture<'a, u64> {
         Box::pin(async { 0 })
+    }
+    /// Has the image there, for sandboxes to come. A backend without images has all.
+    ///
+    /// # Errors
+    /// `Busy` where its registry wants fewer requests, which concerns all images; `ImageMissing`, `ImagePull`, `NoSpace`, `Daemon`.
+    fn fetch<'a>(&'a self, _image: &'a str) -> BoxFuture<'a, Result<Fetched, FetchError>> {
+        Box::pin(async { Ok(Fetched::default()) })
+    }
+    /// Removes the image; false where it stays, as something uses it or there are none.
+    ///
+    /// # Errors
+    /// `Daemon`, `ImagePull` where the backend cannot.
+    fn evict<'a>(&'a self, _image: &'a str) -> BoxFuture<'a, Result<bool, Failure>> {
+        Box::pin(async { Ok(false) })
+    }
+    /// Where images lie, if that is on this host.
+    fn disk(&self) -> BoxFuture<'_, Option<Disk>> {
+        Box::pin(async { None })
     }
     /// Image present, first process started, toolbox greeted.
     ///

@@ -242,6 +242,8 @@ mod tests {
             image: String::new(),
             workdir: "/w".into(),
             limits: Limits::default(),
+            keep: false,
+            upon: None,
         };
         let sandbox = null.start(&spec).await.unwrap();
         let run = |session| {

@@ -1,10 +1,14 @@
 //! The state of the schedule and its one transition: `(state, input, now) -> actions`. No clock, no tasks.
 //!
-//! An episode is pending, waiting (for its next attempt), at work (agent), queued for grading, being graded or being
-//! committed; it leaves when the attempt that counts is durable.
+//! An episode is in the queue (to be begun, or again), at work (agent), queued for grading, being graded or being
+//! committed; it leaves when the attempt that counts is durable, or that it is left out.
 
-use super::policy::Policy;
-use crate::domain::{Attempt, AttemptId, Disposition, EpisodeId, Failure, InstanceId, Kind};
+use super::{
+    budget::{Forecast, Spend},
+    policy::Policy,
+    queue::{Next, Queue},
+};
+use crate::domain::{Attempt, AttemptId, Class, Disposition, EpisodeId, Failure, InstanceId, Kind};
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, VecDeque},
@@ -13,16 +17,28 @@ use std::{
 /// What happened.
 #[derive(Debug, Clone)]
 pub enum Input {
-    /// The agent stopped. `failure` is set where the attempt did not end by the model's doing.
-    AgentEnded { id: AttemptId, failure: Option<Failure> },
-    /// The grader stopped; no failure means that there is a grade.
-    GradeEnded { id: AttemptId, failure: Option<Failure> },
+    /// The agent stopped, and all its requests together cost `spent`. `failure` is set where the attempt did not end by the model's doing.
+    AgentEnded { id: AttemptId, spent: Spend, failure: Option<Failure> },
+    /// The grader stopped. A grade says whether all tests passed; an error that there is none.
+    GradeEnded { id: AttemptId, grade: Result<bool, Failure> },
     /// The attempt is durable.
     Committed { id: AttemptId },
     /// It could not be made durable: the run directory is at fault.
     CommitFailed { id: AttemptId, failure: Failure },
-    /// Begin nothing new; finish what is at work.
+    /// These episodes are durably left out.
+    Waived { episodes: usize },
+    /// They are not: the run directory is at fault.
+    WaiveFailed { episodes: usize, failure: Failure },
+    /// Begin nothing new; finish what is at work, and end.
     Drain { reason: String },
+    /// Begin nothing new for now, such as while the disk is full; what is at work goes on, and so does grading.
+    Hold { reason: String },
+    /// The reason to hold is gone.
+    Release,
+    /// Of a core that is [`Core::gated`]: what the instance needs is there, its episodes may begin.
+    Ready { instance: InstanceId },
+    /// It is not there any more; episodes at work are not touched.
+    Unready { instance: InstanceId },
     /// Time passed.
     Tick,
 }
@@ -46,6 +62,10 @@ pub enum Action {
         id: AttemptId,
         failure: Failure,
     },
+    /// Record that these are left out, since enough samples of their instances are resolved. No more than [`WAIVED_AT_ONCE`].
+    Waive {
+        episodes: Vec<EpisodeId>,
+    },
     /// A commit could not be made: the attempt's spool stays for the next opening.
     Abandon {
         id: AttemptId,
@@ -63,6 +83,10 @@ pub enum Action {
     Draining {
         reason: String,
     },
+    /// Nothing new is begun for now; an empty reason: it is again.
+    Held {
+        reason: String,
+    },
     WakeAt {
         at_ms: u64,
     },
@@ -76,6 +100,9 @@ struct Live {
     /// Attempts begun in this opening.
     tries: u32,
     gradings: u32,
+    resolved: bool,
+    /// Not begun, only recorded.
+    skipped: bool,
     stage: Stage,
 }
 
@@ -100,11 +127,16 @@ pub struct Todo {
     pub ended: bool,
 }
 
+/// Episodes that are recorded as left out by one fact.
+pub const WAIVED_AT_ONCE: usize = 1000;
+/// Episodes of quarantined instances that are recorded at the same time: no agent's slot bounds them.
+const SKIPPED_AT_ONCE: usize = 256;
+
 #[derive(Debug)]
 pub struct Core {
     policy: Policy,
-    pending: VecDeque<(EpisodeId, Attempt, u32)>,
-    waiting: BinaryHeap<Reverse<(u64, EpisodeId, Attempt, u32)>>,
+    queue: Queue,
+    forecast: Forecast,
     live: HashMap<EpisodeId, Live>,
     grade_queue: VecDeque<AttemptId>,
     /// Gradings to be done again, and when.
@@ -112,8 +144,13 @@ pub struct Core {
     abandoned: usize,
     agents: usize,
     graders: usize,
+    skipping: usize,
+    waiving: usize,
     quarantined: HashMap<InstanceId, Failure>,
+    /// Samples resolved, where the policy asks for it.
+    resolved: HashMap<InstanceId, u32>,
     failures_in_a_row: u32,
+    held: Option<String>,
     draining: Option<String>,
     finished: bool,
 }
@@ -122,35 +159,67 @@ impl Core {
     #[must_use]
     pub fn new(policy: Policy, todo: impl IntoIterator<Item = Todo>, quarantined: impl IntoIterator<Item = (InstanceId, Failure)>) -> Self {
         let mut core = Core {
+            forecast: Forecast::new(policy.budget(), Spend::default(), 0),
             policy,
-            pending: VecDeque::new(),
-            waiting: BinaryHeap::new(),
+            queue: Queue::default(),
             live: HashMap::new(),
             grade_queue: VecDeque::new(),
             regrades: BinaryHeap::new(),
             abandoned: 0,
             agents: 0,
             graders: 0,
+            skipping: 0,
+            waiving: 0,
             quarantined: quarantined.into_iter().collect(),
+            resolved: HashMap::new(),
             failures_in_a_row: 0,
+            held: None,
             draining: None,
             finished: false,
         };
         for Todo { episode, attempt, ended } in todo {
             if ended {
                 core.grade_queue.push_back(AttemptId { episode: episode.clone(), attempt });
-                core.live.insert(episode, Live { attempt, tries: 1, gradings: 0, stage: Stage::Queued });
+                core.live.insert(episode, Live { attempt, tries: 1, gradings: 0, resolved: false, skipped: false, stage: Stage::Queued });
             } else {
-                core.pending.push_back((episode, attempt, 0));
+                core.queue.push(Next { episode, attempt, tries: 0 });
             }
         }
         core
     }
 
+    /// Begins no episode before its instance is [`Input::Ready`]. Whoever says so must say it of every instance in the end, of one that
+    /// cannot be made ready too: its episodes then fail by themselves.
+    #[must_use]
+    pub fn gated(mut self) -> Self {
+        self.queue.close_gate();
+        self
+    }
+
+    /// With the samples that earlier openings resolved, by instance.
+    #[must_use]
+    pub fn with_resolved(mut self, resolved: impl IntoIterator<Item = (InstanceId, u32)>) -> Self {
+        self.resolved = resolved.into_iter().collect();
+        self
+    }
+
+    /// With what the attempts of earlier openings cost.
+    #[must_use]
+    pub fn with_spent(mut self, spent: Spend, attempts: u64) -> Self {
+        self.forecast = Forecast::new(self.policy.budget(), spent, attempts);
+        self
+    }
+
     /// Episodes that a run which ends now leaves to the next opening.
     #[must_use]
     pub fn undecided(&self) -> usize {
-        self.pending.len() + self.waiting.len() + self.live.len() + self.abandoned
+        self.queue.len() + self.live.len() + self.abandoned + self.waiving
+    }
+
+    /// Episodes at work, in any stage.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.live.len()
     }
 
     #[must_use]
@@ -162,16 +231,27 @@ impl Core {
     pub fn step(&mut self, input: Input, now_ms: u64) -> Vec<Action> {
         let mut actions = Vec::new();
         match input {
-            Input::AgentEnded { id, failure } => self.agent_ended(id, failure, &mut actions),
-            Input::GradeEnded { id, failure } => self.grade_ended(id, failure, now_ms, &mut actions),
+            Input::AgentEnded { id, spent, failure } => self.agent_ended(id, spent, failure, &mut actions),
+            Input::GradeEnded { id, grade } => self.grade_ended(id, grade, now_ms, &mut actions),
             Input::Committed { id } => self.committed(id, now_ms, &mut actions),
             Input::CommitFailed { id, failure } => {
                 if self.stage(&id).is_some_and(|s| matches!(s, Stage::Committing { .. })) {
+                    self.skipping -= usize::from(self.live.get(&id.episode).is_some_and(|live| live.skipped));
                     self.abandon(id, &mut actions);
                     self.drain(failure.message, &mut actions);
                 }
             }
+            Input::Waived { episodes } => self.waiving -= episodes.min(self.waiving),
+            Input::WaiveFailed { episodes, failure } => {
+                self.waiving -= episodes.min(self.waiving);
+                self.abandoned += episodes;
+                self.drain(failure.message, &mut actions);
+            }
             Input::Drain { reason } => self.drain(reason, &mut actions),
+            Input::Hold { reason } => self.hold(Some(reason), &mut actions),
+            Input::Release => self.hold(None, &mut actions),
+            Input::Ready { instance } => self.queue.ready(&instance),
+            Input::Unready { instance } => self.queue.unready(&instance),
             Input::Tick => {}
         }
         self.admit(now_ms, &mut actions);
@@ -189,11 +269,19 @@ impl Core {
         }
     }
 
-    fn agent_ended(&mut self, id: AttemptId, failure: Option<Failure>, actions: &mut Vec<Action>) {
+    fn hold(&mut self, reason: Option<String>, actions: &mut Vec<Action>) {
+        if self.held != reason {
+            actions.push(Action::Held { reason: reason.clone().unwrap_or_default() });
+            self.held = reason;
+        }
+    }
+
+    fn agent_ended(&mut self, id: AttemptId, spent: Spend, failure: Option<Failure>, actions: &mut Vec<Action>) {
         if self.stage(&id) != Some(&Stage::Agent) {
             return;
         }
         self.agents -= 1;
+        self.forecast.ended(spent);
         match failure {
             None => {
                 self.failures_in_a_row = 0;
@@ -204,15 +292,20 @@ impl Core {
         }
     }
 
-    fn grade_ended(&mut self, id: AttemptId, failure: Option<Failure>, now_ms: u64, actions: &mut Vec<Action>) {
+    fn grade_ended(&mut self, id: AttemptId, grade: Result<bool, Failure>, now_ms: u64, actions: &mut Vec<Action>) {
         if self.stage(&id) != Some(&Stage::Grading) {
             return;
         }
         self.graders -= 1;
-        let Some(failure) = failure else {
-            self.failures_in_a_row = 0;
-            self.commit(id, None, actions);
-            return;
+        let failure = match grade {
+            Ok(resolved) => {
+                self.failures_in_a_row = 0;
+                if let Some(live) = self.live.get_mut(&id.episode) {
+                    live.resolved = resolved;
+                }
+                return self.commit(id, None, actions);
+            }
+            Err(failure) => failure,
         };
         self.count_failure(&failure, actions);
         let gradings = self.live.get(&id.episode).map_or(0, |live| live.gradings);
@@ -263,10 +356,9 @@ impl Core {
 
     /// Failures that no episode is to blame for open the circuit when nothing succeeds between them.
     fn count_failure(&mut self, failure: &Failure, actions: &mut Vec<Action>) {
-        use crate::domain::Class::{Bug, Endpoint, Grader, Infra};
-        if matches!(failure.class(), Endpoint | Infra | Bug | Grader) {
+        if matches!(failure.class(), Class::Endpoint | Class::Infra | Class::Bug | Class::Grader) {
             self.failures_in_a_row += 1;
-            if self.failures_in_a_row >= self.policy.breaker() {
+            if !self.policy.keep_going && self.failures_in_a_row >= self.policy.breaker() {
                 let n = self.failures_in_a_row;
                 self.drain(
                     format!("{n} failures in a row and no success between them, the last: {failure}. Mend the cause and run again: the run resumes"),
@@ -277,6 +369,9 @@ impl Core {
     }
 
     fn quarantine(&mut self, id: &AttemptId, failure: Failure, actions: &mut Vec<Action>) {
+        if self.policy.keep_going {
+            return;
+        }
         let instance = id.episode.instance.clone();
         if self.quarantined.insert(instance.clone(), failure.clone()).is_none() {
             actions.push(Action::Quarantine { instance, failure });
@@ -299,7 +394,12 @@ impl Core {
             if failure.kind.disposition() == Disposition::Retry && self.draining.is_none() {
                 actions.push(Action::Retrying { id: id.clone(), failure, delay_ms });
             }
-            self.waiting.push(Reverse((now_ms + delay_ms, id.episode, live.attempt.next(), live.tries)));
+            let next = Next { episode: id.episode, attempt: live.attempt.next(), tries: live.tries };
+            self.queue.push_later(now_ms + delay_ms, next);
+        } else if live.skipped {
+            self.skipping -= 1;
+        } else if live.resolved && self.policy.until_resolved > 0 {
+            *self.resolved.entry(id.episode.instance).or_default() += 1;
         }
     }
 
@@ -326,11 +426,11 @@ impl Core {
             }
             actions.push(Action::Grade { id });
         }
-        if self.draining.is_none() {
+        if self.draining.is_none() && self.held.is_none() {
             self.begin(now_ms, actions);
         }
         actions.extend(self.next_wake().map(|at_ms| Action::WakeAt { at_ms }));
-        let idle = self.live.is_empty() && (self.draining.is_some() || (self.pending.is_empty() && self.waiting.is_empty()));
+        let idle = self.live.is_empty() && self.waiving == 0 && (self.draining.is_some() || self.queue.len() == 0);
         if idle && !self.finished {
             self.finished = true;
             actions.push(Action::Finished);
@@ -338,19 +438,25 @@ impl Core {
     }
 
     fn begin(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
-        while let Some(Reverse((at, ..))) = self.waiting.peek()
-            && *at <= now_ms
+        self.queue.advance(now_ms);
+        let mut waived = Vec::new();
+        while self.agents < self.policy.concurrency
+            && self.grade_queue.len() < self.policy.backlog_limit()
+            && self.skipping < SKIPPED_AT_ONCE
+            && waived.len() < WAIVED_AT_ONCE
+            && self.forecast.allows(self.agents)
         {
-            let Some(Reverse((_, episode, attempt, tries))) = self.waiting.pop() else { break };
-            self.pending.push_front((episode, attempt, tries));
-        }
-        while self.agents < self.policy.concurrency && self.grade_queue.len() < self.policy.backlog_limit() {
-            let Some((episode, attempt, tries)) = self.pending.pop_front() else { break };
+            let Some(Next { episode, attempt, tries }) = self.queue.pop() else { break };
+            if self.has_enough(&episode.instance) {
+                waived.push(episode);
+                continue;
+            }
             let id = AttemptId { episode: episode.clone(), attempt };
-            let live = Live { attempt, tries: tries + 1, gradings: 0, stage: Stage::Agent };
-            if let Some(cause) = self.quarantined.get(&episode.instance) {
+            let live = Live { attempt, tries: tries + 1, gradings: 0, resolved: false, skipped: false, stage: Stage::Agent };
+            if let Some(cause) = self.quarantined.get(&episode.instance).filter(|_| !self.policy.keep_going) {
                 let failure = Failure::new(cause.kind, format!("not begun, since another sample of its instance failed for good: {cause}"));
-                self.live.insert(episode, Live { stage: Stage::Committing { again: None }, ..live });
+                self.live.insert(episode, Live { stage: Stage::Committing { again: None }, skipped: true, ..live });
+                self.skipping += 1;
                 actions.push(Action::Skip { id, failure });
                 continue;
             }
@@ -358,10 +464,23 @@ impl Core {
             self.live.insert(episode, live);
             actions.push(Action::StartAgent { id });
         }
+        if !waived.is_empty() {
+            self.waiving += waived.len();
+            actions.push(Action::Waive { episodes: waived });
+        }
+        // What is at work may leave more of the budget than it was taken to cost; with nothing at work, nothing will.
+        if self.live.is_empty() && self.waiving == 0 && self.queue.len() > 0 && !self.forecast.allows(0) {
+            self.drain(self.forecast.refusal(), actions);
+        }
+    }
+
+    /// Enough samples of the instance are resolved: no other is begun.
+    fn has_enough(&self, instance: &InstanceId) -> bool {
+        self.policy.until_resolved > 0 && self.resolved.get(instance).is_some_and(|n| *n >= self.policy.until_resolved)
     }
 
     fn next_wake(&self) -> Option<u64> {
-        let attempt = self.waiting.peek().filter(|_| self.draining.is_none()).map(|Reverse((at, ..))| *at);
+        let attempt = self.queue.due_at().filter(|_| self.draining.is_none() && self.held.is_none());
         let grading = self.regrades.peek().map(|Reverse((at, _))| *at);
         attempt.into_iter().chain(grading).min()
     }

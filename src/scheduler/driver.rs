@@ -1,7 +1,10 @@
 //! The loop around the core: performs its actions as tasks, feeds their ends back, keeps panics in their episode.
 
-use super::core::{Action, Core, Input};
-use crate::domain::{AttemptId, Failure, InstanceId, Kind};
+use super::{
+    budget::Spend,
+    core::{Action, Core, Input},
+};
+use crate::domain::{AttemptId, EpisodeId, Failure, InstanceId, Kind};
 use futures_util::{FutureExt, future::BoxFuture};
 use std::{
     panic::AssertUnwindSafe,
@@ -13,11 +16,16 @@ use tokio::{sync::mpsc, task::JoinSet};
 /// What the driver has done for it. An error is the attempt's failure.
 pub trait Work: Send + Sync + 'static {
     fn agent(&self, id: AttemptId) -> BoxFuture<'_, Result<(), Failure>>;
-    fn grade(&self, id: AttemptId) -> BoxFuture<'_, Result<(), Failure>>;
+    /// What the attempt's agent, which has stopped, cost.
+    fn spent(&self, id: &AttemptId) -> Spend;
+    /// Whether all tests passed.
+    fn grade(&self, id: AttemptId) -> BoxFuture<'_, Result<bool, Failure>>;
     /// Makes the attempt durable; `counts`: it decides its episode.
     fn commit(&self, id: AttemptId, counts: bool) -> BoxFuture<'_, Result<(), Failure>>;
     /// Makes durable that the episode was not begun.
     fn skip(&self, id: AttemptId, failure: Failure) -> BoxFuture<'_, Result<(), Failure>>;
+    /// Makes durable that these episodes are left out.
+    fn waive(&self, episodes: Vec<EpisodeId>) -> BoxFuture<'_, Result<(), Failure>>;
     /// Makes durable that no other episode of the instance is to be begun.
     fn quarantine(&self, instance: InstanceId, failure: Failure) -> BoxFuture<'_, Result<(), Failure>>;
     /// The task of this attempt panicked.
@@ -44,8 +52,9 @@ pub enum End {
     Killed,
 }
 
-/// Runs the schedule to its end.
-pub async fn drive<W: Work>(mut core: Core, work: Arc<W>, mut stop: mpsc::Receiver<Stop>) -> End {
+/// Runs the schedule to its end. `told`: what the core has to know from elsewhere, such as that an image is ready or the disk full; its
+/// sender may be dropped.
+pub async fn drive<W: Work>(mut core: Core, work: Arc<W>, mut stop: mpsc::Receiver<Stop>, mut told: mpsc::Receiver<Input>) -> End {
     let began = Instant::now();
     let now = || began.elapsed().as_millis() as u64;
     let mut tasks: JoinSet<Input> = JoinSet::new();
@@ -87,6 +96,7 @@ pub async fn drive<W: Work>(mut core: Core, work: Arc<W>, mut stop: mpsc::Receiv
                     return End::Killed;
                 }
             },
+            Some(input) = told.recv() => input,
             () = timer => Input::Tick,
         };
     }
@@ -98,13 +108,13 @@ fn perform<W: Work>(action: Action, work: &Arc<W>, tasks: &mut JoinSet<Input>) {
         Action::StartAgent { id } => {
             tasks.spawn(async move {
                 let failure = guarded(&*work, &id, work.agent(id.clone())).await.err();
-                Input::AgentEnded { id, failure }
+                Input::AgentEnded { spent: work.spent(&id), id, failure }
             });
         }
         Action::Grade { id } => {
             tasks.spawn(async move {
-                let failure = guarded(&*work, &id, work.grade(id.clone())).await.err();
-                Input::GradeEnded { id, failure }
+                let grade = guarded(&*work, &id, work.grade(id.clone())).await;
+                Input::GradeEnded { id, grade }
             });
         }
         Action::Commit { id, counts } => {
@@ -117,6 +127,15 @@ fn perform<W: Work>(action: Action, work: &Arc<W>, tasks: &mut JoinSet<Input>) {
             tasks.spawn(async move {
                 let result = guarded(&*work, &id, work.skip(id.clone(), failure)).await;
                 commit_input(id, result)
+            });
+        }
+        Action::Waive { episodes } => {
+            tasks.spawn(async move {
+                let n = episodes.len();
+                match work.waive(episodes).await {
+                    Ok(()) => Input::Waived { episodes: n },
+                    Err(failure) => Input::WaiveFailed { episodes: n, failure },
+                }
             });
         }
         Action::Quarantine { instance, failure } => {
@@ -144,7 +163,7 @@ fn commit_input(id: AttemptId, result: Result<(), Failure>) -> Input {
     }
 }
 
-async fn guarded<W: Work>(work: &W, id: &AttemptId, future: BoxFuture<'_, Result<(), Failure>>) -> Result<(), Failure> {
+async fn guarded<W: Work, T>(work: &W, id: &AttemptId, future: BoxFuture<'_, Result<T, Failure>>) -> Result<T, Failure> {
     match AssertUnwindSafe(future).catch_unwind().await {
         Ok(result) => result,
         Err(panic) => {

@@ -1,5 +1,8 @@
 //! Which episode does what when: a pure core that decides, and a driver that performs.
 
+pub mod budget;
 pub mod core;
 pub mod driver;
+pub mod images;
 pub mod policy;
+mod queue;

@@ -1,5 +1,6 @@
 //! How much at once, how often again, how long between.
 
+use super::{budget::Budget, images};
 use crate::domain::{Disposition, Failure, Kind};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,34 @@ pub struct Policy {
     pub retry_cap_ms: u64,
     /// Attempts that fail in a row, of any episode, before the run stops itself; 0: twice the concurrency and ten more.
     pub circuit_breaker: u32,
+    /// Failures stop neither the run nor their instance: no circuit breaker, no quarantine. What concerns the whole run, such as a key
+    /// that is refused, still does.
+    pub keep_going: bool,
+    /// Once so many samples of an instance are resolved, its others are not begun; 0: all are.
+    pub until_resolved: u32,
+    /// US dollars that the whole run may spend, by `endpoint.prices`, all its openings together; 0: no bound.
+    pub budget_usd: f64,
+    /// Tokens, prompts and replies together, in the same way; 0: no bound.
+    pub budget_tokens: u64,
+    pub order: Order,
+    /// Of fetching images, where some of them are not there.
+    pub images: images::Settings,
+}
+
+/// In which order episodes are begun.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// All samples of an instance one after the other, the instances by their images' names, so that those that share layers are near.
+    Image,
+    /// All samples of an instance one after the other, the instances as in the dataset.
+    Instance,
+    /// Every instance's first sample, then every second one. Where images have to be fetched, the samples of an instance are begun
+    /// together all the same: each image is fetched once.
+    Sample,
+    /// `image` where images have to be fetched, else `sample`.
+    #[default]
+    Auto,
 }
 
 impl Default for Policy {
@@ -36,6 +65,12 @@ impl Default for Policy {
             retry_base_ms: 2_000,
             retry_cap_ms: 60_000,
             circuit_breaker: 0,
+            keep_going: false,
+            until_resolved: 0,
+            budget_usd: 0.0,
+            budget_tokens: 0,
+            order: Order::Auto,
+            images: images::Settings::default(),
         }
     }
 }
@@ -64,6 +99,11 @@ impl Policy {
     #[must_use]
     pub fn breaker(&self) -> u32 {
         if self.circuit_breaker == 0 { 2 * self.concurrency as u32 + 10 } else { self.circuit_breaker }
+    }
+
+    #[must_use]
+    pub fn budget(&self) -> Budget {
+        Budget { usd: self.budget_usd, tokens: self.budget_tokens }
     }
 
     /// Milliseconds to wait before attempt number `tries + 1`.

@@ -17,6 +17,8 @@ pub enum Fact {
     Reopened { episodes: Vec<EpisodeId>, reason: String, at_ms: u64 },
     /// No other episode of the instance is begun.
     Quarantined { instance: InstanceId, failure: Failure, at_ms: u64 },
+    /// These episodes are left out: nothing of them was begun, or nothing that counts, and none of them is wanted any more.
+    Waived { episodes: Vec<EpisodeId>, reason: String, at_ms: u64 },
     /// A process closed the run in good order.
     Closed { at_ms: u64 },
 }
@@ -31,6 +33,7 @@ impl Fact {
             | Fact::Started { at_ms, .. }
             | Fact::Reopened { at_ms, .. }
             | Fact::Quarantined { at_ms, .. }
+            | Fact::Waived { at_ms, .. }
             | Fact::Closed { at_ms } => *at_ms,
         }
     }

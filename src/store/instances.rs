@@ -28,6 +28,9 @@ pub struct Instances {
     ids: Vec<InstanceId>,
     spans: Vec<(u64, u32)>,
     positions: HashMap<InstanceId, u32>,
+    /// Their images, each name once, and which one each instance has.
+    images: Vec<Box<str>>,
+    image_of: Vec<u32>,
 }
 
 /// First line of the index beside the rows; the other lines are [`IndexLine`]s.
@@ -43,6 +46,7 @@ struct IndexLine {
     id: InstanceId,
     offset: u64,
     len: u32,
+    image: String,
 }
 
 /// Scans a dataset and freezes what is selected.
@@ -94,7 +98,8 @@ impl InstancesWriter {
         let frame = self.frames.frame(&row).map_err(fail)?;
         let len = u32::try_from(frame.len()).map_err(|_| too_large(&instance.instance_id, frame.len() as u64))?;
         self.out.write_all(&frame).map_err(fail)?;
-        self.index.push(IndexLine { id: instance.instance_id.clone(), offset: self.offset, len });
+        let image = instance.image.clone();
+        self.index.push(IndexLine { id: instance.instance_id.clone(), offset: self.offset, len, image });
         self.offset += u64::from(len);
         Ok(())
     }
@@ -145,9 +150,10 @@ impl Instances {
             }
         };
         let positions: HashMap<_, _> = (0..).zip(&index).map(|(i, line)| (line.id.clone(), i)).collect();
+        let (images, image_of) = interned(index.iter().map(|line| line.image.as_str()));
         let spans = index.iter().map(|line| (line.offset, line.len)).collect();
         let ids = index.into_iter().map(|line| line.id).collect();
-        Ok(Instances { path, file, ids, spans, positions })
+        Ok(Instances { path, file, ids, spans, positions, images, image_of })
     }
 
     /// In the order of the dataset.
@@ -159,6 +165,13 @@ impl Instances {
     #[must_use]
     pub fn has(&self, id: &InstanceId) -> bool {
         self.positions.contains_key(id)
+    }
+
+    /// Name of the instance's image; empty where the run has no such instance.
+    #[must_use]
+    pub fn image(&self, id: &InstanceId) -> &str {
+        let image = self.positions.get(id).and_then(|position| self.image_of.get(*position as usize));
+        image.and_then(|image| self.images.get(*image as usize)).map_or("", |name| name)
     }
 
     /// Reads one instance from disk.
@@ -177,6 +190,18 @@ impl Instances {
     }
 }
 
+fn interned<'a>(names: impl Iterator<Item = &'a str>) -> (Vec<Box<str>>, Vec<u32>) {
+    let (mut all, mut places) = (Vec::new(), HashMap::new());
+    let of = names.map(|name| {
+        *places.entry(name).or_insert_with(|| {
+            all.push(name.into());
+            all.len() as u32 - 1
+        })
+    });
+    let of = of.collect();
+    (all, of)
+}
+
 fn read_index(path: &Path) -> Option<(IndexHead, Vec<IndexLine>)> {
     let mut lines = BufReader::new(File::open(index_path(path)).ok()?).lines();
     let head: IndexHead = serde_json::from_str(&lines.next()?.ok()?).ok()?;
@@ -189,16 +214,17 @@ fn scan_frames(path: &Path) -> Result<(IndexHead, Vec<IndexLine>), StoreError> {
     #[derive(Deserialize)]
     struct Id {
         instance_id: InstanceId,
+        image: String,
     }
     let mut frames = Frames::open(path, MAX_RECORD_BYTES)?;
     let mut index = Vec::new();
     let mut bytes = 0;
     while let Some((Span { offset, len }, row)) = frames.next()? {
         let damaged = |problem: String| StoreError::damaged(path, format!("byte {offset}"), problem);
-        let Id { instance_id: id } = serde_json::from_slice(row).map_err(|e| damaged(e.to_string()))?;
+        let Id { instance_id: id, image } = serde_json::from_slice(row).map_err(|e| damaged(e.to_string()))?;
         let len = u32::try_from(len).map_err(|_| too_large(&id, len))?;
         bytes = offset + u64::from(len);
-        index.push(IndexLine { id, offset, len });
+        index.push(IndexLine { id, offset, len, image });
     }
     Ok((IndexHead { bytes, rows: index.len() as u64 }, index))
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Version of the journal; raised when an older sweroll would misread it.
-pub const JOURNAL_FORMAT: u64 = 1;
+pub const JOURNAL_FORMAT: u64 = 2;
 
 /// A longer line is damage, not a fact.
 const MAX_LINE_BYTES: u64 = 64 << 20;

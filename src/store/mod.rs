@@ -16,6 +16,7 @@ pub mod journal;
 pub mod manifest;
 pub mod merge;
 pub mod predictions;
+mod redo;
 pub mod rerun;
 pub mod row;
 pub mod run_dir;
@@ -24,6 +25,7 @@ pub mod sealed;
 pub mod seek;
 pub mod shard;
 pub mod spool;
+mod spooler;
 pub mod state;
 pub mod summary;
 pub mod verify;
@@ -50,6 +52,7 @@ use crate::domain::{Attempt, AttemptId, Entry, EpisodeId, Failure, InstanceId, T
 use fact::Fact;
 use journal::{JOURNAL_FORMAT, Journal};
 use serde::{Deserialize, Serialize};
+use spooler::Spooler;
 use std::{
     collections::BTreeMap,
     fs,
@@ -58,7 +61,7 @@ use std::{
     thread::JoinHandle,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use writer::{Commit, Job, Writer};
 
 /// Sizes and counts of the store.
@@ -73,18 +76,29 @@ pub struct Settings {
     pub queue: usize,
     /// Time between two writings of the manifest, where anything is committed at all.
     pub manifest_seconds: u64,
-    /// Spools that are written and synced at the same time.
+    /// Bytes of the redo log that make the entries of the spools durable; a longer one is given up, once the spools are synced themselves.
+    pub spool_log_bytes: u64,
+    /// Spools that are synced at the same time then.
     pub spool_syncs: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { shard_bytes: 512 << 20, max_record_bytes: 256 << 20, queue: 64, manifest_seconds: 30, spool_syncs: 32 }
+        Settings {
+            shard_bytes: 512 << 20,
+            max_record_bytes: 256 << 20,
+            queue: 64,
+            manifest_seconds: 30,
+            spool_log_bytes: 256 << 20,
+            spool_syncs: 32,
+        }
     }
 }
 
 /// zstd level of the shards: 3.9x at 308 MB/s on trajectories of 167 KB.
 const LEVEL: i32 = 3;
+/// Entries that may wait for the disk; beyond them `append` waits to be taken.
+const SPOOL_QUEUE: usize = 1024;
 
 /// A run, open for work by this process alone.
 pub struct Store {
@@ -95,7 +109,8 @@ pub struct Store {
     state: Arc<Mutex<State>>,
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
-    syncs: Arc<Semaphore>,
+    spools: mpsc::Sender<spooler::Job>,
+    spooler: Option<JoinHandle<()>>,
 }
 
 impl Store {
@@ -137,6 +152,7 @@ impl Store {
         }
         let is_live = |(stream, number): &(Stream, u32)| live.get(stream).is_some_and(|shard| shard.number == *number);
         let sealed = manifest::digests(&layout, &run, &state, |key| !is_live(key))?;
+        redo::replay(&layout, |id| state.is_committed(id), settings.max_record_bytes, settings.spool_syncs)?;
         for id in spool::list(&layout)? {
             let path = spool::path(&layout, &id);
             if state.is_committed(&id) || fs::metadata(&path).is_ok_and(|meta| meta.len() == 0) {
@@ -163,10 +179,22 @@ impl Store {
             state: state.clone(),
             manifest_at: Instant::now(),
         };
+        let (spools, entries) = mpsc::channel(SPOOL_QUEUE);
+        let own_spooler = Spooler {
+            layout: writer.layout.clone(),
+            disk: disk.clone(),
+            log_bytes: settings.spool_log_bytes,
+            syncs: settings.spool_syncs.max(1),
+            log: None,
+            number: 0,
+            retiring: None,
+        };
+        let failed = |e| StoreError::io("start the writer of", dir.layout().root(), &e);
+        let spawned = std::thread::Builder::new().name("spool".into()).spawn(move || own_spooler.run(entries));
+        let spooler = spawned.map_err(failed)?;
         let spawned = std::thread::Builder::new().name("store".into()).spawn(move || writer.run(waiting));
-        let thread = spawned.map_err(|e| StoreError::io("start the writer of", dir.layout().root(), &e))?;
-        let syncs = Arc::new(Semaphore::new(settings.spool_syncs.max(1)));
-        Ok(Store { dir, settings, disk, instances, state, jobs: Some(jobs), thread: Some(thread), syncs })
+        let thread = spawned.map_err(failed)?;
+        Ok(Store { dir, settings, disk, instances, state, jobs: Some(jobs), thread: Some(thread), spools, spooler: Some(spooler) })
     }
 
     /// Writes the record and its outcome. Once it returns, they survive a crash and the attempt's spool is gone. After an error
@@ -199,18 +227,20 @@ impl Store {
         stream: Stream,
         regrade_of: Option<Attempt>,
     ) -> Result<Location, StoreError> {
-        let outcome = fit(outcome);
-        let record = if trajectory.cost_usd.is_finite() {
-            json_line(trajectory)
-        } else {
-            json_line(&Trajectory { cost_usd: outcome.cost_usd, ..trajectory.clone() })
-        };
-        let (bytes, limit) = (record.len() as u64, self.settings.max_record_bytes);
-        if bytes > limit {
-            return Err(StoreError::TooLarge { what: format!("the record of {}", trajectory.trajectory_id), bytes, limit });
-        }
-        let (id, loss_tokens) = (trajectory.trajectory_id.clone(), trajectory.num_loss_tokens);
-        self.ask(|answer| Job::Commit(Commit { id, record, stream, outcome, loss_tokens, regrade_of, answer })).await
+        self.write(Record::new(trajectory, outcome, stream, self.settings.max_record_bytes)?, regrade_of).await
+    }
+
+    /// As [`Self::commit`], of a record that was made elsewhere.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub async fn commit_record(&self, record: Record) -> Result<Location, StoreError> {
+        self.write(record, None).await
+    }
+
+    async fn write(&self, record: Record, regrade_of: Option<Attempt>) -> Result<Location, StoreError> {
+        let Record { id, line, stream, outcome, loss_tokens } = record;
+        self.ask(|answer| Job::Commit(Commit { id, record: line, stream, outcome, loss_tokens, regrade_of, answer })).await
     }
 
     /// Journals that the attempt is about to use what costs time or money.
@@ -227,6 +257,14 @@ impl Store {
     /// As [`Self::commit`].
     pub async fn reopen(&self, episodes: Vec<EpisodeId>, reason: &str) -> Result<(), StoreError> {
         self.fact(Fact::Reopened { episodes, reason: reason.to_owned(), at_ms: now_ms() }).await
+    }
+
+    /// Leaves the episodes out, until they are reopened.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub async fn waive(&self, episodes: Vec<EpisodeId>, reason: &str) -> Result<(), StoreError> {
+        self.fact(Fact::Waived { episodes, reason: reason.to_owned(), at_ms: now_ms() }).await
     }
 
     /// No other episode of the instance is to be begun.
@@ -251,8 +289,7 @@ impl Store {
     /// For the entries of a new attempt.
     #[must_use]
     pub fn spool(&self, id: &AttemptId) -> SpoolWriter {
-        let path = spool::path(self.dir.layout(), id);
-        SpoolWriter::new(path, self.disk.clone(), self.syncs.clone(), self.settings.max_record_bytes)
+        SpoolWriter::new(id.clone(), self.spools.clone(), self.settings.max_record_bytes)
     }
 
     /// Attempts that have a spool and are not committed: right after opening, those that a crash interrupted.
@@ -316,12 +353,48 @@ impl Store {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+        if let Some(spooler) = self.spooler.take() {
+            // Writers of spools may outlive the store: it does not wait for them.
+            let mut close = spooler::Job::Close;
+            while let Err(mpsc::error::TrySendError::Full(job)) = self.spools.try_send(close) {
+                close = job;
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            let _ = spooler.join();
+        }
     }
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
         self.join();
+    }
+}
+
+/// A trajectory as its line of a shard, with what the journal says of it. Made on any thread.
+pub struct Record {
+    id: AttemptId,
+    line: Vec<u8>,
+    stream: Stream,
+    outcome: Outcome,
+    loss_tokens: i64,
+}
+
+impl Record {
+    /// # Errors
+    /// Where the line is longer than `max_bytes` ([`Settings::max_record_bytes`]).
+    pub fn new(trajectory: &Trajectory, outcome: Outcome, stream: Stream, max_bytes: u64) -> Result<Self, StoreError> {
+        let outcome = fit(outcome);
+        let line = if trajectory.cost_usd.is_finite() {
+            json_line(trajectory)
+        } else {
+            json_line(&Trajectory { cost_usd: outcome.cost_usd, ..trajectory.clone() })
+        };
+        let (bytes, limit) = (line.len() as u64, max_bytes);
+        if bytes > limit {
+            return Err(StoreError::TooLarge { what: format!("the record of {}", trajectory.trajectory_id), bytes, limit });
+        }
+        Ok(Record { id: trajectory.trajectory_id.clone(), line, stream, outcome, loss_tokens: trajectory.num_loss_tokens })
     }
 }
 

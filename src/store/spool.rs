@@ -1,18 +1,19 @@
-//! `spool/EPISODE.ATTEMPT`: what happened in a live attempt, one JSON line an entry, each durable before it is acted on.
+//! `spool/EPISODE.ATTEMPT`: what happened in a live attempt, one JSON line an entry, each durable before it is acted on:
+//! by the redo log at once, in the file itself later.
 
 use super::{
     StoreError,
-    files::{self, AppendFile, Disk},
+    files::{self, Disk},
     run_dir::Layout,
+    spooler::{Append, Job},
 };
 use crate::domain::{AttemptId, Entry};
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{mpsc, oneshot};
 
 /// Where the attempt's entries go.
 #[must_use]
@@ -22,22 +23,18 @@ pub fn path(layout: &Layout, id: &AttemptId) -> PathBuf {
 
 /// Appends the entries of one attempt. The file comes with the first.
 pub struct SpoolWriter {
-    file: Arc<Mutex<SpoolFile>>,
-    syncs: Arc<Semaphore>,
+    id: AttemptId,
+    jobs: mpsc::Sender<Job>,
     max_entry_bytes: u64,
-}
-
-struct SpoolFile {
-    path: PathBuf,
-    disk: Disk,
-    file: Option<AppendFile>,
     /// Bytes of whole entries.
     good: u64,
+    /// The file is there, and ours.
+    ours: bool,
 }
 
 impl SpoolWriter {
-    pub(super) fn new(path: PathBuf, disk: Disk, syncs: Arc<Semaphore>, max_entry_bytes: u64) -> Self {
-        SpoolWriter { file: Arc::new(Mutex::new(SpoolFile { path, disk, file: None, good: 0 })), syncs, max_entry_bytes }
+    pub(super) fn new(id: AttemptId, jobs: mpsc::Sender<Job>, max_entry_bytes: u64) -> Self {
+        SpoolWriter { id, jobs, max_entry_bytes, good: 0, ours: false }
     }
 
     /// Once it returns, the entry survives a crash. After an error the entry is not there, and may be appended again.
@@ -46,40 +43,19 @@ impl SpoolWriter {
     /// Where the file cannot be written, or belongs to an earlier process.
     pub async fn append(&mut self, entry: &Entry) -> Result<(), StoreError> {
         let line = super::json_line(entry);
-        if line.len() as u64 > self.max_entry_bytes {
-            return Err(StoreError::TooLarge {
-                what: "an entry of the spool".into(),
-                bytes: line.len() as u64,
-                limit: self.max_entry_bytes,
-            });
+        let (bytes, limit) = (line.len() as u64, self.max_entry_bytes);
+        if bytes > limit {
+            return Err(StoreError::TooLarge { what: "an entry of the spool".into(), bytes, limit });
         }
-        let _permit = self.syncs.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?;
-        let file = self.file.clone();
-        let write = move || file.lock().unwrap_or_else(PoisonError::into_inner).append(&line);
-        tokio::task::spawn_blocking(write).await.map_err(|_| StoreError::Closed)?
-    }
-}
-
-impl SpoolFile {
-    fn append(&mut self, line: &[u8]) -> Result<(), StoreError> {
-        if self.file.is_none() {
-            let file = AppendFile::open(&self.path, &self.disk)?;
-            if file.len() > 0 {
-                return Err(StoreError::damaged(&self.path, "byte 0", "an earlier process has written this attempt"));
-            }
-            self.file = Some(file);
+        let (answer, answered) = oneshot::channel();
+        let append = Append { id: self.id.clone(), offset: self.good, line, ours: self.ours, answer };
+        self.jobs.send(Job::Append(append)).await.map_err(|_| StoreError::Closed)?;
+        let appended = answered.await.map_err(|_| StoreError::Closed)?;
+        self.ours |= !matches!(appended, Err(StoreError::Damaged { .. }));
+        if appended.is_ok() {
+            self.good += bytes;
         }
-        let Some(file) = &mut self.file else { return Err(StoreError::Closed) };
-        if file.is_ragged(self.good) {
-            file.cut(self.good)?;
-        }
-        if let Err(e) = file.append(line).and_then(|_| file.sync()) {
-            // Where this fails too, the next append tries it again.
-            let _ = file.cut(self.good);
-            return Err(e);
-        }
-        self.good = file.len();
-        Ok(())
+        appended
     }
 }
 

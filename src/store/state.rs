@@ -1,7 +1,10 @@
 //! Where a run stands: a pure fold over the journal's facts, a few bytes an episode.
 
 use super::fact::{Committed, Fact, Location, Stream};
-use crate::domain::{Attempt, AttemptId, Class, EpisodeId, ExitReason, Failure, InstanceId, Kind, Resolved, Verdict, transcript::Usage};
+use crate::domain::{
+    Attempt, AttemptId, Class, EpisodeId, ExitReason, Failure, InstanceId, Kind, Resolved, Verdict, event::Outcome, transcript::Usage,
+};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// All episodes of a run, with what came of them.
@@ -17,9 +20,23 @@ pub struct State {
     quarantined: BTreeMap<InstanceId, Failure>,
     shards: BTreeMap<(Stream, u32), Shard>,
     totals: Totals,
+    /// Those of the committed attempts that took longest, the longest first.
+    slowest: Vec<Slow>,
     session: Option<(u64, u64)>,
     wall_ms: u64,
 }
+
+/// A committed attempt and how long it took, from its admission to the end of its agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slow {
+    pub id: AttemptId,
+    pub duration_ms: u64,
+    pub turns: u32,
+    pub exit_reason: ExitReason,
+}
+
+/// So many of them are kept.
+const SLOWEST: usize = 5;
 
 /// One episode.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -29,6 +46,7 @@ pub struct Episode {
     /// Bit n: attempt n + 1 is committed.
     committed: u64,
     reopened: bool,
+    waived: bool,
     counting: Option<Counting>,
     /// Where the counting attempt's row lies, and its tokens.
     row: Row,
@@ -67,7 +85,13 @@ impl Episode {
     /// Still to be done: nothing counts yet, or it was reopened.
     #[must_use]
     pub fn outstanding(&self) -> bool {
-        self.reopened || self.counting.is_none()
+        self.reopened || (self.counting.is_none() && !self.waived)
+    }
+
+    /// Left out: it is not to be done, and nothing counts for it.
+    #[must_use]
+    pub fn waived(&self) -> bool {
+        self.waived && self.counting.is_none() && !self.reopened
     }
 }
 
@@ -75,6 +99,8 @@ impl Episode {
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Totals {
     pub attempts: u64,
+    /// Attempts that paid for a reply.
+    pub paid: u64,
     pub turns: u64,
     pub usage: Usage,
     pub cost_usd: f64,
@@ -130,6 +156,7 @@ impl State {
             quarantined: BTreeMap::new(),
             shards: BTreeMap::new(),
             totals: Totals::default(),
+            slowest: Vec::new(),
             session: None,
             wall_ms: 0,
         }
@@ -150,11 +177,19 @@ impl State {
                 for episode in episodes {
                     let at = self.position(episode)?;
                     self.episodes[at].reopened = true;
+                    self.episodes[at].waived = false;
                     self.quarantined.remove(&episode.instance);
                 }
             }
             Fact::Quarantined { instance, failure, .. } => {
                 self.quarantined.insert(instance.clone(), failure.clone());
+            }
+            Fact::Waived { episodes, .. } => {
+                for episode in episodes {
+                    let at = self.position(episode)?;
+                    self.episodes[at].waived = true;
+                    self.episodes[at].reopened = false;
+                }
             }
             Fact::Closed { .. } => {}
         }
@@ -178,7 +213,7 @@ impl State {
                 let end = self.shards.get(&(location.stream, location.shard)).map_or(0, |shard| shard.bytes);
                 if location.offset == end { Ok(()) } else { Err(Contradiction::Place(id.clone(), location.offset, end)) }
             }
-            Fact::Reopened { episodes, .. } => episodes.iter().try_for_each(|e| self.position(e).map(drop)),
+            Fact::Reopened { episodes, .. } | Fact::Waived { episodes, .. } => episodes.iter().try_for_each(|e| self.position(e).map(drop)),
             Fact::Quarantined { instance, .. } if self.index.contains_key(instance) => Ok(()),
             Fact::Quarantined { instance, .. } => Err(Contradiction::Unknown(instance.to_string())),
         }
@@ -236,10 +271,21 @@ impl State {
         if committed.regrade_of.is_some() {
             return Ok(());
         }
+        self.note_slow(id, outcome);
+        self.totals.paid += u64::from(outcome.turns > 0);
         self.totals.turns += u64::from(outcome.turns);
         self.totals.usage += outcome.usage;
         self.totals.cost_usd += outcome.cost_usd;
         Ok(())
+    }
+
+    fn note_slow(&mut self, id: &AttemptId, outcome: &Outcome) {
+        let at = self.slowest.partition_point(|slow| slow.duration_ms >= outcome.duration_ms);
+        if at < SLOWEST {
+            let slow = Slow { id: id.clone(), duration_ms: outcome.duration_ms, turns: outcome.turns, exit_reason: outcome.exit_reason };
+            self.slowest.insert(at, slow);
+            self.slowest.truncate(SLOWEST);
+        }
     }
 
     /// What is in `attempts` never counted as a trajectory.
@@ -317,6 +363,26 @@ impl State {
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.totals
+    }
+
+    /// The committed attempts that took longest, the longest first.
+    #[must_use]
+    pub fn slowest(&self) -> &[Slow] {
+        &self.slowest
+    }
+
+    /// Samples that are resolved, by instance.
+    #[must_use]
+    pub fn resolved(&self) -> HashMap<InstanceId, u32> {
+        let mut resolved = HashMap::new();
+        for (i, instance) in self.ids.iter().enumerate() {
+            let samples = &self.episodes[i * self.samples as usize..(i + 1) * self.samples as usize];
+            let n = samples.iter().filter(|e| !e.outstanding() && e.counting.is_some_and(|c| c.resolved == Resolved::Yes)).count();
+            if n > 0 {
+                resolved.insert(instance.clone(), n as u32);
+            }
+        }
+        resolved
     }
 
     /// Time in which a process had the run open, milliseconds, up to the last fact.

@@ -3,7 +3,7 @@
 use super::{
     fact::Stream,
     run_dir::RunInfo,
-    state::{Shard, State},
+    state::{Shard, Slow, State},
 };
 use crate::domain::{Class, ExitReason, Resolved, Verdict, transcript::Usage};
 use serde::{Deserialize, Serialize};
@@ -38,13 +38,16 @@ pub struct Summary {
     pub cost_usd: f64,
     /// Time in which a process had the run open, milliseconds.
     pub wall_ms: u64,
+    /// The five attempts that took longest, the longest first; regrades are not among them.
+    #[serde(default)]
+    pub slowest: Vec<Slow>,
     /// Shards of final attempts.
     pub shards: Vec<ShardSummary>,
     /// Shards of all other attempts.
     pub attempt_shards: Vec<ShardSummary>,
 }
 
-/// `total = committed + outstanding`.
+/// `total = committed + outstanding + waived`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Episodes {
     pub total: u64,
@@ -54,6 +57,9 @@ pub struct Episodes {
     /// Of the outstanding: their instance is quarantined. The engine does not begin them but records each as a failure of class
     /// `task`, so none are left where a run came to its end.
     pub quarantined: u64,
+    /// Left out, since enough samples of their instances are resolved (`scheduler.until_resolved`).
+    #[serde(default)]
+    pub waived: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +91,10 @@ impl Summary {
         let mut exit_reasons = BTreeMap::new();
         for (id, episode) in state.episodes() {
             episodes.total += 1;
+            if episode.waived() {
+                episodes.waived += 1;
+                continue;
+            }
             let Some(counting) = episode.counting().filter(|_| !episode.outstanding()) else {
                 episodes.outstanding += 1;
                 episodes.quarantined += u64::from(state.quarantined().contains_key(&id.instance));
@@ -127,6 +137,7 @@ impl Summary {
             usage: totals.usage,
             cost_usd: totals.cost_usd,
             wall_ms: state.wall_ms(),
+            slowest: state.slowest().to_vec(),
             shards: of(Stream::Trajectories),
             attempt_shards: of(Stream::Attempts),
         }

@@ -15,6 +15,7 @@ mod host;
 mod image;
 mod inside;
 mod processes;
+mod snapshots;
 mod starts;
 mod store;
 mod support;

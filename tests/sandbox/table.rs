@@ -49,6 +49,9 @@ macro_rules! cell {
     ($on:ident $image:ident $room:ident $case:ident no_one) => {
         cell!($case "no process of ours stands between the engine and its sandboxes");
     };
+    ($on:ident $image:ident $room:ident $case:ident none) => {
+        cell!($case "it keeps no snapshots");
+    };
     ($case:ident $reason:literal) => {
         #[test]
         #[ignore = $reason]
@@ -105,6 +108,11 @@ table! {
 
     Debian engines::a_dead_engine_leaves_nothing        runs     runs      runs      runs
     Debian engines::a_dead_launcher_is_replaced         no_one   no_one    runs      no_one
+
+    Debian snapshots::files_are_built_upon              none     none      runs      none
+    Debian snapshots::what_is_not_in_files_is_not_kept  none     none      runs      none
+    Debian snapshots::samples_start_where_the_first_was_prepared none none runs     none
+    Debian snapshots::what_cannot_be_kept_is_done_each_time none none      runs      none
 
     Empty cycles::many_cycles_leave_nothing             runs     stream    runs      runs
 }

@@ -315,3 +315,59 @@ fn a_killed_process_leaves_a_run_that_goes_on() {
         assert!(store.spooled().unwrap().is_empty());
     }
 }
+
+#[test]
+fn entries_that_were_not_on_the_disk_yet_come_back_from_the_redo_log() {
+    let dir = quick_dir();
+    let runtime = runtime();
+    let (cut, lost, done) = (attempt("a@0.1"), attempt("a@1.1"), attempt("a@2.1"));
+    let spool = |id: &AttemptId| dir.path().join("spool").join(id.to_string());
+    let log = dir.path().join("spool/redo-0.log");
+    let store = Store::open(new_run(dir.path(), &["a"], 3), Settings::default()).unwrap();
+    runtime.block_on(async {
+        for id in [&cut, &lost, &done] {
+            let mut spool = store.spool(id);
+            for entry in entries(id, 3) {
+                spool.append(&entry).await.unwrap();
+            }
+        }
+        store.commit(&trajectory(&done, 3), resolved(), Stream::Trajectories).await.unwrap();
+    });
+    let (kept, whole) = (fs::read(&log).unwrap(), fs::read(spool(&cut)).unwrap());
+    drop(store);
+    assert!(!log.exists(), "a run that is closed in good order needs none");
+    // As the machine may leave it: of one file half, of another nothing; the log with a torn end.
+    fs::write(spool(&cut), &whole[..whole.len() / 2]).unwrap();
+    fs::remove_file(spool(&lost)).unwrap();
+    fs::write(&log, [&kept[..], b"{\"id\":\"a@0.1\",\"offset\":0,\"bytes\":9,\"sip\":1}\nhalf"].concat()).unwrap();
+    let store = Store::open(RunDir::open(dir.path()).unwrap(), Settings::default()).unwrap();
+    assert_eq!(store.spooled().unwrap(), [cut.clone(), lost.clone()]);
+    assert_eq!((store.recover(&cut).unwrap(), store.recover(&lost).unwrap()), (entries(&cut, 3), entries(&lost, 3)));
+    assert!(!log.exists());
+}
+
+#[test]
+fn a_log_that_is_long_enough_is_given_up_and_nothing_is_lost() {
+    let dir = quick_dir();
+    let settings = Settings { spool_log_bytes: 2000, ..Settings::default() };
+    let store = Store::open(new_run(dir.path(), &["a"], 9), settings.clone()).unwrap();
+    let ids: Vec<AttemptId> = (0..9).map(|sample| attempt(&format!("a@{sample}.1"))).collect();
+    runtime().block_on(async {
+        let mut spools: Vec<_> = ids.iter().map(|id| (store.spool(id), entries(id, 5))).collect();
+        for at in 0..11 {
+            let appends = spools.iter_mut().map(|(spool, entries)| spool.append(&entries[at]));
+            for appended in futures_util::future::join_all(appends).await {
+                appended.unwrap();
+            }
+        }
+    });
+    let logs = fs::read_dir(dir.path().join("spool")).unwrap().flatten();
+    let logs: Vec<String> =
+        logs.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name.starts_with("redo-")).collect();
+    assert!(logs.len() <= 3 && !logs.contains(&"redo-0.log".to_owned()), "{logs:?}");
+    drop(store);
+    let store = Store::open(RunDir::open(dir.path()).unwrap(), settings).unwrap();
+    for id in &ids {
+        assert_eq!(store.recover(id).unwrap(), entries(id, 5), "{id}");
+    }
+}

@@ -3,8 +3,9 @@
 use crate::endpoint::settings::seconds;
 use std::time::Duration;
 
-/// How much of a minute's allowance may be used at once.
-const BURST: Duration = Duration::from_secs(1);
+/// How much of a minute's allowance may be used at once: enough to make up for late timers. A server that allows small
+/// bursts refuses large ones, and at the limit they gain nothing.
+const BURST: Duration = Duration::from_millis(100);
 /// The longest time that one request holds up the next, whatever its reply says that it used.
 const MOST: Duration = Duration::from_secs(600);
 

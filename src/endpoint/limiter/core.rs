@@ -43,8 +43,12 @@ const CUT: f64 = 0.7;
 const TOO_MANY: f64 = 0.2;
 /// The share is taken over as many replies as the limit, and at least over these.
 const LAST: f64 = 10.0;
-/// Once it has been cut, the limit grows by this share of itself in a round of good replies, and at least by one.
+/// From where it was last sound, the limit grows by this share of itself in a round of good replies, and at least by one.
 const GROWTH: f64 = 1.0 / 16.0;
+/// A `Retry-After` up to this long holds back only the request that was refused: HTTP has no shorter one, so it says little.
+const BRIEF: Duration = Duration::from_secs(1);
+/// With one request in flight and none that went well since the last cut, the pause for everybody after each refusal.
+const PROBE: Duration = Duration::from_secs(2);
 /// Good replies after which growth goes on, for each other 5xx before them.
 const AFTER_A_FAULT: f64 = 2.0;
 
@@ -101,6 +105,11 @@ pub struct Core {
     paused_until: Duration,
     /// The last cut. What began before it tells nothing of the limit after it.
     cut_at: Option<Duration>,
+    /// Below it the limit is doubled from round to round: what the last cut left that came after a good reply. Cuts with none
+    /// between them tell of an outage, not of what the endpoint bears (TCP's slow start threshold, RFC 5681).
+    sound: f64,
+    /// Whether a reply was good since the last cut.
+    good: bool,
     /// Share of 429 and 503 among the last replies.
     refused: f64,
     /// Good replies to come before growth goes on.
@@ -123,6 +132,8 @@ impl Core {
             in_flight: 0,
             paused_until: Duration::ZERO,
             cut_at: None,
+            sound: f64::INFINITY,
+            good: true,
             refused: 0.0,
             awaited: 0.0,
             takes: 0.0,
@@ -163,10 +174,12 @@ impl Core {
             }
             End::Throttled { pause } => {
                 self.counts.throttled += 1;
-                self.paused_until = self.paused_until.max(now + pause.min(seconds(self.limits.pause_cap_s)));
                 if tells {
                     self.complain(now);
                 }
+                let probing = if self.limit < 2.0 && !self.good { PROBE } else { Duration::ZERO };
+                let pause = if pause > BRIEF { pause } else { probing };
+                self.paused_until = self.paused_until.max(now + pause.min(seconds(self.limits.pause_cap_s)));
                 0
             }
             End::Faulty => {
@@ -193,11 +206,12 @@ impl Core {
 
     fn praise(&mut self, began: Duration) {
         self.refused -= self.refused / self.limit.max(LAST);
+        self.good = true;
         if self.awaited >= 1.0 {
             self.awaited -= 1.0;
         } else if self.pressed >= Some(began) {
             // A limit that nothing presses against has not been tried out.
-            self.change(if self.cut_at.is_none() { 1.0 } else { GROWTH.max(1.0 / self.limit) });
+            self.change(if self.limit < self.sound { 1.0 } else { GROWTH.max(1.0 / self.limit) });
         }
     }
 
@@ -206,6 +220,10 @@ impl Core {
         let cool = self.cut_at.is_none_or(|at| now >= at + seconds(self.limits.cool_down_s));
         if cool && self.refused >= TOO_MANY {
             self.change(self.limit * CUT - self.limit);
+            if self.good {
+                self.sound = self.limit;
+                self.good = false;
+            }
             self.refused = 0.0;
             self.counts.cuts += 1;
             self.cut_at = Some(now);
@@ -271,11 +289,45 @@ mod tests {
         assert_eq!(round(&mut core, now, End::Faulty), 47);
         assert_eq!(round(&mut core, now, done), 47, "a 5xx pauses growth");
         assert_eq!(round(&mut core, now, done), 50);
-        for _ in 0..50 {
+        for _ in 0..100 {
             now += Duration::from_secs(6);
-            (0..10).for_each(|_| _ = round(&mut core, now, throttled));
+            round(&mut core, now, throttled);
         }
         assert_eq!(limit(&core), 1);
+    }
+
+    /// An endpoint that refuses everything for a while: it is asked now and then, and once it is back, doubling leads to where
+    /// the limit was before.
+    #[test]
+    fn an_outage_is_probed_and_forgotten() {
+        let mut core = Core::new(Limits { in_flight_start: 64, in_flight_max: 64, ..Limits::default() });
+        let (mut now, mut refused) = (Duration::ZERO, 0);
+        while now < Duration::from_secs(600) {
+            now += Duration::from_millis(50);
+            while let Start::Go { began } = core.try_start(0, now) {
+                refused += u32::from(now > Duration::from_secs(120));
+                core.finish(began, 0, End::Throttled { pause: Duration::ZERO }, now);
+            }
+        }
+        assert_eq!(limit(&core), 1);
+        assert!((200..=250).contains(&refused), "one every two seconds once it is down: {refused}");
+        now += PROBE;
+        let mut rounds = 0;
+        while limit(&core) < 44 {
+            let began: Vec<_> = (0..limit(&core)).map(|_| go(&mut core, now)).collect();
+            now += Duration::from_secs(6);
+            began.into_iter().for_each(|began| _ = core.finish(began, 0, End::Done { tokens: 0 }, now));
+            rounds += 1;
+        }
+        assert!(rounds <= 6, "{rounds} rounds");
+    }
+
+    #[test]
+    fn a_brief_retry_after_holds_nobody_else_back() {
+        let mut core = Core::new(Limits::default());
+        let began = go(&mut core, Duration::ZERO);
+        core.finish(began, 0, End::Throttled { pause: BRIEF }, Duration::ZERO);
+        go(&mut core, Duration::ZERO);
     }
 
     /// Replies come a second after their requests; of those in flight over `bears`, and of the others each `one_in`-th,

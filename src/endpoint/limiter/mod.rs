@@ -2,13 +2,15 @@
 //! what the endpoint bears. The waiters form one line, first come first served; only its head looks at the limits, so
 //! every event costs the same with ten thousand waiting as with one.
 
-mod bucket;
+pub(super) mod bucket;
 mod core;
 mod line;
 
-pub use self::core::{End, Limits, Snapshot};
+pub use self::{
+    bucket::Bucket,
+    core::{Core, End, Limits, Snapshot, Start},
+};
 
-use self::core::{Core, Start};
 use self::line::{Line, Place};
 use crate::endpoint::share::Ledger;
 use std::{

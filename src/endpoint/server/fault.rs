@@ -24,10 +24,16 @@ pub enum FaultKind {
     Overflow,
     /// 200 with a body that is not JSON.
     Garbage,
+    /// Half of the reply, and then nothing but keep-alives until the client gives up.
+    StallMidway,
+    /// Half of the reply, and then the connection breaks.
+    CutMidway,
+    /// Half of the reply, and then an error; where it is not streamed, the error alone with status 200.
+    ErrorInStream,
 }
 
 impl FaultKind {
-    pub const ALL: [FaultKind; 10] = [
+    pub const ALL: [FaultKind; 13] = [
         FaultKind::RateLimited,
         FaultKind::RetryAfter,
         FaultKind::InternalError,
@@ -38,6 +44,9 @@ impl FaultKind {
         FaultKind::Length,
         FaultKind::Overflow,
         FaultKind::Garbage,
+        FaultKind::StallMidway,
+        FaultKind::CutMidway,
+        FaultKind::ErrorInStream,
     ];
 
     #[must_use]
@@ -53,6 +62,9 @@ impl FaultKind {
             FaultKind::Length => "length",
             FaultKind::Overflow => "overflow",
             FaultKind::Garbage => "garbage",
+            FaultKind::StallMidway => "stall-midway",
+            FaultKind::CutMidway => "cut-midway",
+            FaultKind::ErrorInStream => "error-in-stream",
         }
     }
 }
@@ -70,7 +82,8 @@ pub enum BadFault {
     #[error("{0:?} is not a fault: write KIND:RATE, such as 429:0.1")]
     Form(String),
     #[error(
-        "{0:?} is not a kind of fault: choose one of 429, 429-retry-after, 500, 503, reset, stall, truncated, length, overflow, garbage"
+        "{0:?} is not a kind of fault: choose one of 429, 429-retry-after, 500, 503, reset, stall, truncated, length, overflow, garbage, \
+         stall-midway, cut-midway, error-in-stream"
     )]
     Kind(String),
     #[error("{0:?} is not the rate of a fault: give the share of requests, from 0 to 1")]

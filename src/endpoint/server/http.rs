@@ -5,7 +5,9 @@ use super::{
     capacity::{Capacity, Inside},
     conversation::Conversation,
     fault::{self, FaultKind},
+    flow::{Ending, Reply, broke_off, streamed, truncated},
     pairing::{self, Rules},
+    pieces,
     playbook::{Play, Playbook},
     policy::{self, Move},
     reply::{self, Frame, Tokens},
@@ -16,17 +18,16 @@ use super::{
     wire::{Body, Message},
 };
 use bytes::Bytes;
-use futures_util::stream;
-use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     Method, Request, Response,
-    body::{Frame as BodyFrame, Incoming},
-    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
+    body::Incoming,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     future::Future,
     io,
@@ -50,10 +51,6 @@ use tokio::{
 const BACKLOG: u32 = 8192;
 /// Pause after a failed accept (out of descriptors, as a rule).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Time for the first part of a truncated body to leave before the connection is closed.
-const TRUNCATE_PAUSE: Duration = Duration::from_millis(20);
-
-type Reply = Response<UnsyncBoxBody<Bytes, io::Error>>;
 
 /// A bound server that does not accept yet.
 #[derive(Debug)]
@@ -226,21 +223,7 @@ fn refusal(status: u16, message: &str, code: Option<&'static str>) -> Reply {
     refuse(status, message, code).into()
 }
 
-/// The first half of `body` under the length of the whole.
-fn truncated(body: Vec<u8>) -> Reply {
-    let length = body.len() as u64;
-    let body = Bytes::from(body);
-    let parts = stream::unfold(Some(body.slice(..body.len() / 2)), |half| async move {
-        if let Some(half) = half {
-            return Some((Ok(BodyFrame::data(half)), None));
-        }
-        sleep(TRUNCATE_PAUSE).await;
-        Some((Err(io::Error::from(io::ErrorKind::BrokenPipe)), None))
-    });
-    let mut reply = Response::new(StreamBody::new(parts).boxed_unsync());
-    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    with(reply, CONTENT_LENGTH, length)
-}
+const GARBAGE: &[u8] = b"<html><body>upstream is thinking {\"choices\": [</body></html>";
 
 impl Core {
     /// None: the connection is to be reset.
@@ -283,7 +266,7 @@ impl Core {
             Err(refusal) => return Some(refusal.into()),
         };
         drop(body);
-        let Settings { stall_ms, retry_after_s, .. } = self.settings;
+        let Settings { piece_ms, stall_ms, retry_after_s, .. } = self.settings;
         if let Some(kind) = fault {
             self.stats.fault(kind);
         }
@@ -301,7 +284,15 @@ impl Core {
                 sleep(Duration::from_millis(stall_ms)).await;
                 return None;
             }
-            Some(FaultKind::Truncated | FaultKind::Length | FaultKind::Garbage) | None => {}
+            Some(
+                FaultKind::Truncated
+                | FaultKind::Length
+                | FaultKind::Garbage
+                | FaultKind::StallMidway
+                | FaultKind::CutMidway
+                | FaultKind::ErrorInStream,
+            )
+            | None => {}
         }
         self.latency(number).await;
         if !completion.service.is_zero() {
@@ -312,15 +303,25 @@ impl Core {
             tracing::warn!("gold: the patch of {} could not be applied", play.name());
             self.stats.gold_failed(play.name());
         }
-        Some(match fault {
-            Some(FaultKind::Truncated) => truncated(completion.body),
-            Some(FaultKind::Garbage) => full(200, "text/html", b"<html><body>upstream is thinking {\"choices\": [</body></html>".to_vec()),
-            _ => {
-                let mut reply = json_reply(completion.body);
-                reply.headers_mut().extend(self.capacity.allowances());
-                reply
+        let stall = Duration::from_millis(stall_ms);
+        let mut reply = match (fault, &completion.sent) {
+            (Some(FaultKind::Garbage), _) => return Some(full(200, "text/html", GARBAGE.to_vec())),
+            (Some(FaultKind::Truncated | FaultKind::CutMidway), Sent::Whole(body)) => truncated(body, Duration::ZERO),
+            (Some(FaultKind::StallMidway), Sent::Whole(body)) => truncated(body, stall),
+            (Some(FaultKind::ErrorInStream), Sent::Whole(_)) => json_reply(broke_off()),
+            (_, Sent::Whole(body)) => json_reply(reply::encode(body)),
+            (fault, Sent::Streamed(events)) => {
+                let ending = match fault {
+                    Some(FaultKind::Truncated | FaultKind::CutMidway) => Ending::Cut,
+                    Some(FaultKind::StallMidway) => Ending::Stall(stall),
+                    Some(FaultKind::ErrorInStream) => Ending::Error,
+                    _ => Ending::Whole,
+                };
+                streamed(events, Duration::from_millis(piece_ms), ending)
             }
-        })
+        };
+        reply.headers_mut().extend(self.capacity.allowances());
+        Some(reply)
     }
 
     async fn latency(&self, number: u64) {
@@ -355,9 +356,6 @@ impl Core {
             refuse(400, what, None)
         };
         let body: Body<'_> = serde_json::from_slice(bytes).map_err(|e| broken(format!("the request is not as it should be: {e}")))?;
-        if body.stream == Some(true) {
-            return Err(refuse(400, "`stream` is not supported here: ask without it", None));
-        }
         let settings = &self.settings;
         if settings.model_name.as_ref().is_some_and(|name| *name != body.model) {
             let message = format!("The model `{}` does not exist or you do not have access to it.", body.model);
@@ -384,8 +382,12 @@ impl Core {
         let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let model = if body.model.is_empty() { "scripted" } else { &body.model };
         let frame = Frame { number, model, created, prompt, reasoning: settings.reasoning, cut: fault == Some(FaultKind::Length) };
-        let body = reply::completion(reply, &talk, &frame, &mut tokens);
-        Ok(Completion { body, tokens, failed, service: inside.serve(tokens), _inside: inside })
+        let whole = reply::completion(reply, &talk, &frame, &mut tokens);
+        let sent = match body.streaming() {
+            None => Sent::Whole(whole),
+            Some(options) => Sent::Streamed(pieces::events(&whole, options.include_usage)),
+        };
+        Ok(Completion { sent, tokens, failed, service: inside.serve(tokens), _inside: inside })
     }
 
     /// The reply, and what it is about where that matters.
@@ -421,8 +423,14 @@ impl Core {
     }
 }
 
+/// A completion in the form that was asked for.
+enum Sent {
+    Whole(Value),
+    Streamed(Vec<Bytes>),
+}
+
 struct Completion<'a> {
-    body: Vec<u8>,
+    sent: Sent,
     tokens: Tokens,
     /// The instance whose golden change could not be made.
     failed: Option<Arc<Play>>,

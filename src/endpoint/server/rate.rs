@@ -13,7 +13,7 @@ pub struct Limits {
     pub requests_per_minute: u64,
     /// Prompt tokens when a request is let in, completion tokens when they are made.
     pub tokens_per_minute: u64,
-    /// Requests at once from a full bucket; tokens at once in the same proportion. 0: what a second earns.
+    /// Requests at once from a full bucket; tokens at once in the same proportion. 0: what ten seconds earn.
     pub burst: u64,
     pub window: Window,
     pub in_flight: u64,
@@ -164,7 +164,7 @@ impl Rate {
     pub fn new(limits: Limits) -> Self {
         let Limits { requests_per_minute, tokens_per_minute, burst, window, .. } = limits;
         // Of a minute.
-        let share = if burst == 0 || requests_per_minute == 0 { 1.0 / MINUTE } else { burst as f64 / requests_per_minute as f64 };
+        let share = if burst == 0 || requests_per_minute == 0 { 10.0 / MINUTE } else { burst as f64 / requests_per_minute as f64 };
         Rate {
             requests: Meter::new(requests_per_minute, share * requests_per_minute as f64, window),
             tokens: Meter::new(tokens_per_minute, share * tokens_per_minute as f64, window),
@@ -249,11 +249,11 @@ mod tests {
     #[test]
     fn a_large_prompt_passes_and_is_paid_for_after() {
         let mut rate = Rate::new(Limits { tokens_per_minute: 6_000, ..Limits::default() });
-        assert!(rate.enter(1_000, s(0.0)).is_ok(), "100 earned in a second, yet it passes");
+        assert!(rate.enter(2_000, s(0.0)).is_ok(), "more than the burst, yet it passes");
         rate.charge(500);
         let refused = rate.enter(1, s(1.0)).unwrap_err();
-        assert_eq!((refused.limit, refused.retry_after.as_secs()), (Limit::Tokens, 13));
-        assert!(rate.enter(1, s(15.5)).is_ok());
+        assert_eq!((refused.limit, refused.retry_after.as_secs()), (Limit::Tokens, 14));
+        assert!(rate.enter(1, s(15.02)).is_ok());
     }
 
     #[test]

@@ -62,8 +62,7 @@ pub struct Frame<'a> {
 
 /// Body of the completion; sets the completion's tokens.
 #[must_use]
-pub fn completion(reply: Move, talk: &Conversation<'_>, frame: &Frame<'_>, tokens: &mut Tokens) -> Vec<u8> {
-    let surrogate = reply.say.contains(LONE_SURROGATE);
+pub fn completion(reply: Move, talk: &Conversation<'_>, frame: &Frame<'_>, tokens: &mut Tokens) -> Value {
     let mut message = if talk.tools.inline { inline(reply, frame) } else { native(reply, frame) };
     if frame.reasoning {
         let thought = format!("This is turn {} of the task. The next step follows from what was seen.", talk.turn + 1);
@@ -75,7 +74,7 @@ pub fn completion(reply: Move, talk: &Conversation<'_>, frame: &Frame<'_>, token
     tokens.reasoning = self::tokens(bytes(message.get("reasoning_content")));
     let said = bytes(message.get("content")) + calls.and_then(Value::as_array).into_iter().flatten().map(call_size).sum::<usize>();
     tokens.completion = self::tokens(said) + tokens.reasoning;
-    let body = json!({
+    json!({
         "id": format!("chatcmpl-{:08x}", frame.number),
         "object": "chat.completion",
         "created": frame.created,
@@ -90,9 +89,14 @@ pub fn completion(reply: Move, talk: &Conversation<'_>, frame: &Frame<'_>, token
             "prompt_cache_miss_tokens": tokens.prompt.saturating_sub(tokens.cached),
             "completion_tokens_details": {"reasoning_tokens": tokens.reasoning},
         },
-    });
+    })
+}
+
+/// JSON as it goes out.
+#[must_use]
+pub fn encode(body: &Value) -> Vec<u8> {
     let text = body.to_string();
-    if surrogate { text.replace(LONE_SURROGATE, "\\ud800").into_bytes() } else { text.into_bytes() }
+    if text.contains(LONE_SURROGATE) { text.replace(LONE_SURROGATE, "\\ud800").into_bytes() } else { text.into_bytes() }
 }
 
 fn call_size(call: &Value) -> usize {
@@ -184,8 +188,7 @@ mod tests {
 
     fn body(tools: &Toolset, reply: Move, cut: bool) -> (Value, Tokens) {
         let mut tokens = Tokens::default();
-        let bytes = completion(reply, &Conversation::new(&[], tools), &frame(cut), &mut tokens);
-        (serde_json::from_slice(&bytes).unwrap(), tokens)
+        (completion(reply, &Conversation::new(&[], tools), &frame(cut), &mut tokens), tokens)
     }
 
     fn replace(tools: &Toolset) -> Move {

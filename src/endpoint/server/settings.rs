@@ -74,6 +74,8 @@ pub struct Settings {
     pub latency_ms: u64,
     /// Spread of the latency, sigma of a log-normal distribution whose median is `latency_ms`; 0: always the same. Default 0.
     pub latency_sigma: f64,
+    /// Time between the pieces of a streamed reply, milliseconds. Default 0.
+    pub piece_ms: u64,
     /// Their rates sum to at most 1. Default: none.
     pub faults: Vec<Fault>,
     /// Decides every fault and every choice of a policy. Default 0.
@@ -96,7 +98,7 @@ pub struct Settings {
     pub append_only: bool,
     /// Largest request body, bytes. Default 64 MiB.
     pub max_body_bytes: usize,
-    /// A `stall` ends after this long, milliseconds, where the client does not give up before. Default 600,000.
+    /// A `stall` or `stall-midway` ends after this long, milliseconds, where the client does not give up before. Default 600,000.
     pub stall_ms: u64,
     /// What `429-retry-after` asks for, seconds. Default 1.
     pub retry_after_s: u64,
@@ -114,6 +116,7 @@ impl Default for Settings {
             script: Script::default(),
             latency_ms: 0,
             latency_sigma: 0.0,
+            piece_ms: 0,
             faults: Vec::new(),
             seed: 0,
             model_name: None,

@@ -18,6 +18,24 @@ pub struct Body<'a> {
     pub tools: Option<&'a RawValue>,
     #[serde(default)]
     pub stream: Option<bool>,
+    #[serde(default)]
+    pub stream_options: Option<StreamOptions>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub struct StreamOptions {
+    /// The last chunk but the end is to tell the usage.
+    #[serde(default)]
+    pub include_usage: bool,
+}
+
+impl Body<'_> {
+    /// How the reply is to be streamed; none: not at all.
+    #[must_use]
+    pub fn streaming(&self) -> Option<&StreamOptions> {
+        const PLAIN: &StreamOptions = &StreamOptions { include_usage: false };
+        (self.stream == Some(true)).then(|| self.stream_options.as_ref().unwrap_or(PLAIN))
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -24,6 +24,26 @@ pub struct Function<'a> {
     arguments: Option<&'a RawValue>,
 }
 
+/// A call as the model made it, whole.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Said {
+    /// Empty where the host gave none.
+    pub id: String,
+    pub name: String,
+    pub arguments: String,
+}
+
+impl TryFrom<Call<'_>> for Said {
+    type Error = Broken;
+
+    /// # Errors
+    /// Where arguments are a string that cannot be read.
+    fn try_from(Call { id, function }: Call<'_>) -> Result<Self, Broken> {
+        let arguments = function.arguments()?;
+        Ok(Said { id, name: function.name, arguments })
+    }
+}
+
 impl<'a> Call<'a> {
     /// As the old `function_call` is.
     pub fn without_id(function: Function<'a>) -> Self {
@@ -33,7 +53,7 @@ impl<'a> Call<'a> {
 
 impl Function<'_> {
     /// The text that the model wrote; the compact JSON of it where a host sends it parsed.
-    fn arguments(&self) -> Result<String, Broken> {
+    pub fn arguments(&self) -> Result<String, Broken> {
         match self.arguments.map(RawValue::get) {
             None => Ok(String::new()),
             Some(json) if json.starts_with('"') => decode("arguments", json),
@@ -43,7 +63,7 @@ impl Function<'_> {
 }
 
 /// JSON without the white space between its tokens; numbers stay as they are written.
-fn compact(json: &str) -> String {
+pub fn compact(json: &str) -> String {
     let (mut in_string, mut escaped) = (false, false);
     let kept = json.chars().filter(|c| {
         let keep = in_string || !c.is_ascii_whitespace();
@@ -57,16 +77,13 @@ fn compact(json: &str) -> String {
 }
 
 /// A call keeps the id that its host gave it, unless it has none, or a call in `earlier` or before it has the same.
-///
-/// # Errors
-/// Where arguments are a string that cannot be read.
-pub fn with_ids(calls: Vec<Call<'_>>, earlier: &Conversation) -> Result<Vec<ToolCall>, Broken> {
+pub fn with_ids(calls: Vec<Said>, earlier: &Conversation) -> Vec<ToolCall> {
     if calls.is_empty() {
-        return Ok(Vec::new());
+        return Vec::new();
     }
     let turn = earlier.replies();
     let mut taken: HashSet<String> = HashSet::new();
-    let named = |(at, Call { id, function }): (usize, Call<'_>)| {
+    let named = |(at, Said { id, name, arguments }): (usize, Said)| {
         let base = if id.is_empty() { "call" } else { &id };
         let mut unique = id.clone();
         for n in 0_u32.. {
@@ -76,7 +93,7 @@ pub fn with_ids(calls: Vec<Call<'_>>, earlier: &Conversation) -> Result<Vec<Tool
             unique = if n == 0 { format!("{base}_{turn}_{at}") } else { format!("{base}_{turn}_{at}_{n}") };
         }
         taken.insert(unique.clone());
-        Ok(ToolCall::new(unique, function.name.as_str(), function.arguments()?))
+        ToolCall::new(unique, name, arguments)
     };
     calls.into_iter().enumerate().map(named).collect()
 }
@@ -87,7 +104,8 @@ mod tests {
     use crate::domain::{Message, Role};
 
     fn calls(json: &str, earlier: &[Message]) -> Vec<ToolCall> {
-        with_ids(serde_json::from_str(json).unwrap(), &earlier.iter().collect()).unwrap()
+        let calls: Vec<Call<'_>> = serde_json::from_str(json).unwrap();
+        with_ids(calls.into_iter().map(|call| Said::try_from(call).unwrap()).collect(), &earlier.iter().collect())
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A reply's body, read leniently: hosts differ in what they leave out, and each thing that the model said must survive.
 
-use super::calls::{Call, with_ids};
+use super::calls::{Call, Said, with_ids};
 use crate::domain::{Conversation, Message, Role, transcript::Usage};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, value::RawValue};
@@ -75,40 +75,68 @@ fn parse(text: &str, earlier: &Conversation) -> Result<Reply, Broken> {
         });
     };
 
-    let mut extra = Map::new();
-    let Parts { text: content, thinking, others } = fields.remove("content").map(parts).transpose()?.unwrap_or_default();
-    if let Some(all) = others {
-        extra.insert("content".to_owned(), all);
+    let mut pieces = Pieces { model: whole.model, finish_reason, ..Pieces::default() };
+    if let Some(raw) = fields.remove("content") {
+        pieces.content = parts(raw)?;
     }
-    let mut reasoning_field = None;
-    let mut reasoning_content = thinking;
-    for name in ["reasoning", "reasoning_content"] {
+    for (name, text) in REASONING.into_iter().zip(&mut pieces.reasoning) {
         let raw = fields.get(name).filter(|raw| raw.get().starts_with('"'));
-        if let Some(text) = raw.map(|raw| decode::<String>(name, raw.get())).transpose()? {
+        *text = raw.map(|raw| decode(name, raw.get())).transpose()?;
+        if text.is_some() {
             fields.remove(name);
+        }
+    }
+    pieces.calls = match (fields.remove("tool_calls"), fields.remove("function_call")) {
+        (Some(raw), _) if raw.get() != "null" && raw.get() != "[]" => {
+            let calls: Vec<Call<'_>> = decode("tool_calls", raw.get())?;
+            calls.into_iter().map(Said::try_from).collect::<Result<_, _>>()?
+        }
+        (_, Some(raw)) if raw.get() != "null" => vec![Call::without_id(decode("function_call", raw.get())?).try_into()?],
+        _ => Vec::new(),
+    };
+    fields.remove("role");
+    pieces.others = fields.into_iter().map(|(key, raw)| (key, value(raw))).collect();
+    Ok(pieces.reply(&whole.usage, earlier))
+}
+
+/// The fields that hold thinking; where both do, the last is taken.
+pub(super) const REASONING: [&str; 2] = ["reasoning", "reasoning_content"];
+
+/// What a message says, however it came.
+#[derive(Debug, Default)]
+pub(super) struct Pieces {
+    pub content: Parts,
+    /// Under the names of [`REASONING`].
+    pub reasoning: [Option<String>; 2],
+    pub calls: Vec<Said>,
+    /// Fields that are not the record's.
+    pub others: BTreeMap<String, Value>,
+    pub model: String,
+    pub finish_reason: String,
+}
+
+impl Pieces {
+    pub fn reply(self, usage: &Value, earlier: &Conversation) -> Reply {
+        let Parts { text: content, thinking, others } = self.content;
+        let mut extra: Map<_, _> = others.map(|all| ("content".to_owned(), all)).into_iter().collect();
+        let mut reasoning_field = None;
+        let mut reasoning_content = thinking;
+        for (name, text) in REASONING.into_iter().zip(self.reasoning) {
+            let Some(text) = text else { continue };
             // A host that sends both sends the same twice.
             if !text.is_empty() {
                 reasoning_content = text;
             }
             reasoning_field = Some(name);
         }
+        extra.extend(self.others.into_iter().filter(|(_, value)| !is_empty(value)));
+        let usage = self::usage(usage).unwrap_or_else(|| {
+            extra.insert("usage_missing".to_owned(), Value::Bool(true));
+            Usage::default()
+        });
+        let message = Message { reasoning_content, tool_calls: with_ids(self.calls, earlier), ..Message::new(Role::Assistant, content) };
+        Reply { message, model: self.model, finish_reason: self.finish_reason, usage, extra, reasoning_field }
     }
-    let calls = match (fields.remove("tool_calls"), fields.remove("function_call")) {
-        (Some(raw), _) if raw.get() != "null" && raw.get() != "[]" => decode::<Vec<Call<'_>>>("tool_calls", raw.get())?,
-        (_, Some(raw)) if raw.get() != "null" => {
-            let function = decode("function_call", raw.get())?;
-            vec![Call::without_id(function)]
-        }
-        _ => Vec::new(),
-    };
-    fields.remove("role");
-    extra.extend(fields.into_iter().map(|(key, raw)| (key, value(raw))).filter(|(_, value)| !is_empty(value)));
-    let usage = usage(&whole.usage).unwrap_or_else(|| {
-        extra.insert("usage_missing".to_owned(), Value::Bool(true));
-        Usage::default()
-    });
-    let message = Message { reasoning_content, tool_calls: with_ids(calls, earlier)?, ..Message::new(Role::Assistant, content) };
-    Ok(Reply { message, model: whole.model, finish_reason, usage, extra, reasoning_field })
 }
 
 /// Blank lines and `: keep-alive` comments that came while the request waited.
@@ -124,7 +152,7 @@ fn without_keep_alive(mut body: &[u8]) -> &[u8] {
 
 /// Puts the replacement character for each half of a surrogate pair that stands alone: a model can say it, and hosts escape
 /// it, but no text can hold it.
-fn whole_surrogates(text: &str) -> String {
+pub(super) fn whole_surrogates(text: &str) -> String {
     let unit = |at: usize| -> Option<u16> {
         let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
         u16::from_str_radix(digits, 16).ok()
@@ -155,7 +183,7 @@ pub(super) fn decode<'a, T: Deserialize<'a>>(what: &str, json: &'a str) -> Resul
 }
 
 /// For what is only kept: the text itself where it cannot be held as a value.
-fn value(raw: &RawValue) -> Value {
+pub(super) fn value(raw: &RawValue) -> Value {
     serde_json::from_str(raw.get()).unwrap_or_else(|_| Value::String(raw.get().to_owned()))
 }
 
@@ -169,12 +197,12 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-#[derive(Default)]
-struct Parts {
-    text: String,
-    thinking: String,
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    pub text: String,
+    pub thinking: String,
     /// The whole content, where it has parts that are neither.
-    others: Option<Value>,
+    pub others: Option<Value>,
 }
 
 /// Content as text, null, or a list of parts.
@@ -194,7 +222,7 @@ fn parts(raw: &RawValue) -> Result<Parts, Broken> {
 
 impl Parts {
     /// False where the part is neither text nor thinking.
-    fn add(&mut self, part: &Value) -> bool {
+    pub fn add(&mut self, part: &Value) -> bool {
         let string = |key: &str| part.get(key).and_then(Value::as_str);
         match (string("type"), part.get("thinking")) {
             (Some("thinking"), Some(Value::String(text))) => self.thinking.push_str(text),
@@ -211,7 +239,7 @@ impl Parts {
 }
 
 /// OpenAI's dialect and DeepSeek's. None where the endpoint counted nothing.
-fn usage(usage: &Value) -> Option<Usage> {
+pub(super) fn usage(usage: &Value) -> Option<Usage> {
     let count = |path: &str| -> Option<u64> {
         let number = usage.pointer(path)?;
         number.as_u64().or_else(|| number.as_f64().filter(|n| *n >= 0.0).map(|n| n as u64))

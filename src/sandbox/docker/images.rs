@@ -1,9 +1,10 @@
 //! Images made present: looked up once, pulled at most once at a time, remembered by content.
 
+use super::super::fetch::{FetchError, Fetched};
 use super::daemon::{Daemon, chain, said, status};
 use crate::domain::{Failure, Kind};
 use bollard::errors::Error;
-use bollard::query_parameters::CreateImageOptionsBuilder;
+use bollard::query_parameters::{CreateImageOptionsBuilder, RemoveImageOptions};
 use futures_util::future::{BoxFuture, Shared, WeakShared};
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
@@ -92,11 +93,16 @@ impl Images {
     /// # Errors
     /// `ImageMissing`, `ImagePull`, `NoSpace`, `Daemon`.
     pub async fn ensure(&self, name: &str) -> Result<Image, Failure> {
+        self.ensure_as(name, true).await
+    }
+
+    /// `patient`: a registry's 429 is waited out.
+    async fn ensure_as(&self, name: &str, patient: bool) -> Result<Image, Failure> {
         if !is_reference(name) {
             let message = format!("{name:?} is no image reference; write it as [REGISTRY/]NAME[:TAG][@DIGEST]");
             return Err(Failure::new(Kind::ImageMissing, message));
         }
-        let pending = match self.look(name) {
+        let pending = match self.look(name, patient) {
             Ok(image) => return Ok(image),
             Err(pending) => pending,
         };
@@ -111,8 +117,36 @@ impl Images {
         outcome
     }
 
+    /// The image, for sandboxes to come. The registry's 429 is told at once: whoever asks knows of all pulls.
+    ///
+    /// # Errors
+    /// As [`Images::ensure`].
+    pub async fn fetch(&self, name: &str) -> Result<Fetched, FetchError> {
+        let was_there = is_reference(name) && self.puller.present(name).await?.is_some();
+        self.ensure_as(name, false).await?;
+        Ok(if was_there { Fetched::default() } else { Fetched { bytes: self.bytes(name).await, pulled: true } })
+    }
+
+    /// Removes the name, and the image with its last one; false where a container has it.
+    ///
+    /// # Errors
+    /// `Daemon`, `ImagePull`.
+    pub async fn evict(&self, name: &str) -> Result<bool, Failure> {
+        if !is_reference(name) {
+            return Ok(false);
+        }
+        self.forget(name);
+        let daemon = &self.puller.daemon;
+        match daemon.client.remove_image(name, None::<RemoveImageOptions>, None).await {
+            Ok(_) => Ok(true),
+            Err(error) if status(&error) == Some(404) => Ok(true),
+            Err(error) if status(&error) == Some(409) => Ok(false),
+            Err(error) => Err(daemon.failure(Kind::ImagePull, &format!("cannot remove image {name}"), &error)),
+        }
+    }
+
     /// The image if it is known, else the one search for it.
-    fn look(&self, name: &str) -> Result<Image, Shared<Looking>> {
+    fn look(&self, name: &str, patient: bool) -> Result<Image, Shared<Looking>> {
         let mut known = self.known();
         let pending = match known.get(name) {
             Some(Known::Present(image)) => return Ok(image.clone()),
@@ -120,7 +154,7 @@ impl Images {
             None => None,
         };
         Err(pending.unwrap_or_else(|| {
-            let pending = self.puller.clone().ensure(name.to_owned()).boxed().shared();
+            let pending = self.puller.clone().ensure(name.to_owned(), patient).boxed().shared();
             if let Some(weak) = pending.downgrade() {
                 known.insert(name.to_owned(), Known::Pending(weak));
             }
@@ -162,7 +196,7 @@ impl Images {
 }
 
 impl Puller {
-    async fn ensure(self: Arc<Self>, name: String) -> Result<Image, Failure> {
+    async fn ensure(self: Arc<Self>, name: String, patient: bool) -> Result<Image, Failure> {
         if self.settings.when != Pull::Always
             && let Some(image) = self.present(&name).await?
         {
@@ -175,7 +209,7 @@ impl Puller {
                 format!("image {name} is not on the Docker daemon at {}; {mend}", self.daemon.host),
             ));
         }
-        self.pull(&name).await?;
+        self.pull(&name, patient).await?;
         let gone = || Failure::new(Kind::ImagePull, format!("image {name} was pulled but is not there; does something remove images?"));
         self.present(&name).await?.ok_or_else(gone)
     }
@@ -192,14 +226,15 @@ impl Puller {
         }
     }
 
-    async fn pull(&self, name: &str) -> Result<(), Failure> {
+    async fn pull(&self, name: &str, patient: bool) -> Result<(), Failure> {
         let Ok(_slot) = self.slots.acquire().await else {
             return Err(Failure::new(Kind::ImagePull, format!("cannot pull image {name}: the run is ending")));
         };
         let mut pause = Duration::from_secs(self.settings.backoff_s);
         for tries_left in (0..self.settings.tries.max(1)).rev() {
             let Err(failure) = self.pull_once(name).await else { return Ok(()) };
-            if tries_left == 0 || failure.kind != Kind::ImagePull {
+            let told_off = !patient && matches!(failure.clone().into(), FetchError::Busy { .. });
+            if tries_left == 0 || failure.kind != Kind::ImagePull || told_off {
                 return Err(failure);
             }
             tracing::warn!(image = name, %failure, tries_left, "pull failed; trying again");

@@ -13,7 +13,7 @@ use super::local::process;
 use super::owner::{self, Owner};
 use super::private_dir::{self, PrivateDir};
 use super::program::Program;
-use super::{Capacity, Fate, Provider, Sandbox, Spec, workdir};
+use super::{Capacity, Disk, Fate, FetchError, Fetched, Provider, Sandbox, Spec, workdir};
 use crate::domain::{Failure, Kind};
 use crate::toolbox::client::Toolbox;
 use bollard::models::SystemInfo;
@@ -114,6 +114,8 @@ struct Inner {
     starts: Arc<Semaphore>,
     /// Of the daemon's host, where it tells.
     capacity: Option<Capacity>,
+    /// Where images lie, where that is on this host.
+    root: Option<PathBuf>,
     /// Whether the daemon shares our file system, once known.
     shares_files: OnceLock<bool>,
 }
@@ -167,6 +169,7 @@ impl Docker {
             images: Images::new(daemon.clone(), settings.pull.clone()),
             starts: Arc::new(Semaphore::new(settings.starts_in_flight.max(1))),
             capacity: capacity(&info),
+            root: info.docker_root_dir.map(PathBuf::from).filter(|root| daemon.is_local() && root.is_dir()),
             archive: OnceCell::new(),
             next: AtomicU64::new(0),
             shares_files: OnceLock::new(),
@@ -329,6 +332,18 @@ impl Provider for Docker {
 
     fn image_bytes<'a>(&'a self, image: &'a str) -> BoxFuture<'a, u64> {
         self.0.images.bytes(image).boxed()
+    }
+
+    fn fetch<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<Fetched, FetchError>> {
+        self.0.images.fetch(image).boxed()
+    }
+
+    fn evict<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<bool, Failure>> {
+        self.0.images.evict(image).boxed()
+    }
+
+    fn disk(&self) -> BoxFuture<'_, Option<Disk>> {
+        async { self.0.root.as_deref().and_then(Disk::of) }.boxed()
     }
 
     fn start<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Box<dyn Sandbox>, Failure>> {

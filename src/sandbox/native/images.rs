@@ -1,6 +1,7 @@
 //! The images of native sandboxes: looked up in the store, fetched by a process of their own where they are missing, so that no
 //! hostile archive is read where the keys are.
 
+use super::super::fetch::{Disk, FetchError, Fetched};
 use crate::domain::{Failure, Kind};
 use crate::images::{Image, Settings, Store};
 use serde::Deserialize;
@@ -9,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 use tokio::process::Command;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
@@ -115,12 +117,59 @@ impl Images {
             ));
         }
         let _slot = self.slots.acquire().await.map_err(|error| failed(Kind::ImagePull, &error.to_string()))?;
+        tracing::info!(image = name, "fetching an image");
+        self.run("pull", name).await
+    }
+
+    /// Has the image there, for sandboxes to come.
+    ///
+    /// # Errors
+    /// As [`Images::ensure`].
+    pub async fn prefetch(&self, name: &str) -> Result<Fetched, FetchError> {
+        if self.is_present(name)? {
+            return Ok(Fetched::default());
+        }
+        let began = SystemTime::now();
+        let image = self.ensure(name).await?;
+        Ok(Fetched { bytes: image.map_or(0, |image| self.store.bytes_since(&image, began)), pulled: true })
+    }
+
+    /// Forgets the name. The layers go at once, or, where a sandbox has them, when the store is next tidied after it.
+    ///
+    /// # Errors
+    /// `ImagePull` where the store cannot be changed.
+    pub async fn evict(&self, name: &str) -> Result<bool, Failure> {
+        if name == HOST {
+            return Ok(false);
+        }
+        let held = lock(&self.known).remove(name);
+        // Who still has it would go on with layers that no name keeps.
+        if let Some(held) = held
+            && let Err(held) = Arc::try_unwrap(held)
+        {
+            lock(&self.known).entry(name.to_owned()).or_insert(held);
+            return Ok(false);
+        }
+        if self.find(name)?.is_none() {
+            return Ok(true);
+        }
+        lock(&self.known).remove(name);
+        self.run("rm", name).await.map(|()| true)
+    }
+
+    #[must_use]
+    pub fn disk(&self) -> Option<Disk> {
+        Disk::of(&self.store.layers())
+    }
+
+    /// `sweroll images COMMAND NAME`, in a process of its own.
+    async fn run(&self, subcommand: &str, name: &str) -> Result<(), Failure> {
+        let failed = |kind, why: &str| Failure::new(kind, format!("image {name}: {why}"));
         // One that looks like an option is none.
         let mut command = Command::new(&self.program);
-        command.args(["images", "pull", "--format", "json", "--config"]).arg(&self.config).args(["--", name]);
+        command.args(["images", subcommand, "--format", "json", "--config"]).arg(&self.config).args(["--", name]);
         command.env_clear().envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         command.stdin(Stdio::null()).kill_on_drop(true);
-        tracing::info!(image = name, "fetching an image");
         let output = command.output().await.map_err(|error| failed(Kind::ImagePull, &error.to_string()))?;
         if output.status.success() {
             return Ok(());

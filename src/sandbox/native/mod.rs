@@ -9,7 +9,7 @@ mod link;
 use super::owner::{self, Owner};
 use super::private_dir::{self, PrivateDir};
 use super::program::Program;
-use super::{Capacity, Fate, Keeper, Provider, Sandbox, Snapshot, Spec, prepare, workdir};
+use super::{Capacity, Disk, Fate, FetchError, Fetched, Keeper, Provider, Sandbox, Snapshot, Spec, prepare, workdir};
 use crate::domain::{Failure, Kind};
 use crate::images::{Image, Settings as ImageSettings};
 use crate::toolbox::client::Toolbox;
@@ -255,6 +255,18 @@ impl Provider for Native {
 
     fn image_bytes<'a>(&'a self, image: &'a str) -> BoxFuture<'a, u64> {
         async { self.0.images.bytes(image) }.boxed()
+    }
+
+    fn fetch<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<Fetched, FetchError>> {
+        self.0.images.prefetch(image).boxed()
+    }
+
+    fn evict<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<bool, Failure>> {
+        self.0.images.evict(image).boxed()
+    }
+
+    fn disk(&self) -> BoxFuture<'_, Option<Disk>> {
+        async { self.0.images.disk() }.boxed()
     }
 
     fn start<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Box<dyn Sandbox>, Failure>> {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""peers.py --sweroll FILE --instances FILE --endpoint URL [--rounds 3] [--count 20] [--concurrency 10]
+"""backends.py --sweroll FILE --instances FILE --endpoint URL [--rounds 3] [--count 20] [--concurrency 10]
 
 The same graded episodes on Docker and on native, and the bare cost of their commands (floor.sh, in containers and in plain namespaces),
 taking turns in one run by root. The instances are equal copies of one whose image has a repository /testbed with floor.sh's files; the
@@ -19,7 +19,7 @@ args = parser.parse_args()
 
 row = json.loads(Path(args.instances).read_text().splitlines()[0])
 image, base = row["image_url"], row["parent_commit"]
-floor = Path(__file__).with_name("floor.sh")
+floor = Path(__file__).parents[1] / "floor.sh"
 
 
 def check(argv, **how):

@@ -1,0 +1,116 @@
+//! HTTP to an endpoint on this host: no proxy and no TLS in between, so that the sockets are ours.
+//!
+//! What comes is acknowledged at once. A server that writes head and body of a reply apart holds the body back until its head is
+//! acknowledged (Nagle's algorithm), which the kernel would do 40 ms later: Python's `http.server` does, at every reply but the first.
+
+use hyper::Request;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::client::legacy::{Client, Error};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use reqwest::{Body, Response, header::HeaderMap};
+use rustix::net::sockopt::set_tcp_quickack;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+/// As reqwest has it.
+const IDLE: Duration = Duration::from_secs(90);
+
+#[derive(Debug, Clone)]
+pub struct Loopback {
+    client: Client<Dial, Body>,
+    headers: HeaderMap,
+}
+
+impl Loopback {
+    /// `headers` go with every request.
+    #[must_use]
+    pub fn new(headers: HeaderMap, connect: Duration, max_idle: usize) -> Self {
+        let mut client = Client::builder(TokioExecutor::new());
+        client.pool_idle_timeout(IDLE).pool_timer(TokioTimer::new()).pool_max_idle_per_host(max_idle);
+        Loopback { client: client.build(Dial { timeout: connect }), headers }
+    }
+
+    /// # Errors
+    /// No connection, or one that broke before the head of the reply was there.
+    pub async fn send(&self, mut request: Request<Body>) -> Result<Response, Error> {
+        request.headers_mut().extend(self.headers.clone());
+        let response = self.client.request(request).await?;
+        Ok(response.map(Body::wrap).into())
+    }
+}
+
+/// Connects to loopback addresses.
+#[derive(Debug, Clone)]
+struct Dial {
+    timeout: Duration,
+}
+
+impl Service<hyper::Uri> for Dial {
+    type Response = Prompt;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Prompt>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: hyper::Uri) -> Self::Future {
+        let timeout = self.timeout;
+        Box::pin(async move {
+            let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+            let addresses = match host.parse::<IpAddr>() {
+                Ok(ip) => vec![ip],
+                Err(_) => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+            };
+            let addresses: Vec<_> = addresses.into_iter().map(|ip| (ip, uri.port_u16().unwrap_or(80)).into()).collect();
+            let stream = tokio::time::timeout(timeout, TcpStream::connect(&addresses[..])).await??;
+            stream.set_nodelay(true)?;
+            Ok(Prompt(TokioIo::new(stream)))
+        })
+    }
+}
+
+/// A stream that acknowledges what comes at once.
+struct Prompt(TokioIo<TcpStream>);
+
+impl Connection for Prompt {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl Read for Prompt {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, into)
+    }
+}
+
+impl Write for Prompt {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Sending takes the kernel back to late acknowledgements.
+        let _ = set_tcp_quickack(self.0.inner(), true);
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}

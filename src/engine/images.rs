@@ -1,0 +1,424 @@
+//! Fetches images before episodes want them and removes those that none needs, as `scheduler::images` decides.
+
+use super::episodes::Engine;
+use crate::{
+    domain::{AttemptId, Failure, InstanceId, Kind},
+    sandbox::{FetchError, Provider, bases::Bases},
+    scheduler::{
+        core::{self, Todo},
+        images::{Action, Input, Known, Rank, Settings, Stock, Word},
+        policy::Order,
+    },
+};
+
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs::{File, OpenOptions},
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::{AbortHandle, JoinSet},
+    time::{MissedTickBehavior, interval, sleep_until},
+};
+
+/// How often the disk is measured.
+const MEASURE: Duration = Duration::from_secs(5);
+/// How often it is said that the disk is still full.
+const SAY: Duration = Duration::from_secs(60);
+
+/// One image of the run, and the instances that have it.
+#[derive(Debug, Clone)]
+struct Named {
+    name: String,
+    instances: Vec<InstanceId>,
+}
+
+/// What a run needs of images, before anything is fetched.
+pub(super) struct Plan {
+    images: Vec<Named>,
+    stock: Stock,
+    by_instance: HashMap<InstanceId, Rank>,
+    /// Some have to be fetched: episodes wait for theirs.
+    pub gated: bool,
+    log: Log,
+}
+
+impl Plan {
+    /// For these episodes, in the order in which they are to be begun; none where no image is missing and the disk cannot be told. What
+    /// this run fetched in earlier openings is in `log`.
+    ///
+    /// # Errors
+    /// Where the backend does not tell what it has.
+    pub async fn make<'a>(
+        settings: &Settings,
+        provider: &dyn Provider,
+        episodes: impl Iterator<Item = (&'a InstanceId, &'a str, u32)>,
+        log: &Path,
+    ) -> Result<Option<Self>, Failure> {
+        let (mut images, mut ranks, mut by_instance) = (Vec::<(Named, u32)>::new(), HashMap::new(), HashMap::new());
+        for (instance, image, needs) in episodes {
+            let rank = *ranks.entry(image).or_insert_with(|| {
+                images.push((Named { name: image.to_owned(), instances: Vec::new() }, 0));
+                images.len() - 1
+            });
+            images[rank].1 += needs;
+            if by_instance.insert(instance.clone(), rank as Rank).is_none() {
+                images[rank].0.instances.push(instance.clone());
+            }
+        }
+        let names: Vec<String> = images.iter().map(|(image, _)| image.name.clone()).collect();
+        let missing: HashSet<String> = provider.missing(&names).await?.into_iter().collect();
+        let disk = provider.disk().await;
+        if missing.is_empty() && disk.is_none() {
+            return Ok(None);
+        }
+        let (log, ours) = Log::open(log);
+        let known = images.iter().map(|(image, needs)| Known {
+            needs: *needs,
+            present: !missing.contains(&image.name),
+            ours: ours.contains_key(&image.name),
+            bytes: ours.get(&image.name).copied().unwrap_or(0),
+        });
+        let stock = Stock::new(settings.clone(), known, disk.map(|disk| disk.free));
+        let images = images.into_iter().map(|(image, _)| image).collect();
+        Ok(Some(Plan { images, stock, by_instance, gated: !missing.is_empty(), log }))
+    }
+
+    /// Begins to fetch. `tell`: the scheduler.
+    pub fn begin(self, provider: Arc<dyn Provider>, bases: Arc<Bases>, tell: mpsc::Sender<core::Input>) -> Images {
+        let (order, orders) = mpsc::unbounded_channel();
+        let keeper = Keeper {
+            images: self.images,
+            stock: self.stock,
+            provider,
+            bases,
+            tell,
+            gated: self.gated,
+            log: self.log,
+            waiting: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            wake: None,
+            held_at: None,
+        };
+        let task = tokio::spawn(keeper.keep(orders)).abort_handle();
+        Images { order, by_instance: self.by_instance, held: Mutex::default(), task }
+    }
+}
+
+/// What the keeper is told.
+enum Message {
+    Step(Input),
+    /// As [`Input::Begun`]; answered once the image is there.
+    Lease {
+        image: Rank,
+        waited: bool,
+        there: oneshot::Sender<Result<(), Failure>>,
+    },
+}
+
+/// The engine's side: who refers to which image.
+pub(super) struct Images {
+    /// Holds no more than the live attempts and what was waived.
+    order: mpsc::UnboundedSender<Message>,
+    by_instance: HashMap<InstanceId, Rank>,
+    held: Mutex<HashSet<AttemptId>>,
+    task: AbortHandle,
+}
+
+impl Images {
+    fn held(&self) -> std::sync::MutexGuard<'_, HashSet<AttemptId>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns once the attempt's image is there, which stays until [`Images::ended`].
+    ///
+    /// # Errors
+    /// What the image could not be had for.
+    pub async fn lease(&self, id: &AttemptId, waited: bool) -> Result<(), Failure> {
+        let Some(image) = self.by_instance.get(&id.episode.instance).copied() else { return Ok(()) };
+        if !self.held().insert(id.clone()) {
+            return Ok(());
+        }
+        let (there, is_there) = oneshot::channel();
+        let _ = self.order.send(Message::Lease { image, waited, there });
+        let ending = || Failure::new(Kind::ImagePull, "images are not fetched any more: the run is ending");
+        is_there.await.unwrap_or_else(|_| Err(ending()))
+    }
+
+    /// The attempt is over; `again`: its episode is not.
+    pub fn ended(&self, id: &AttemptId, again: bool) {
+        if self.held().remove(id) {
+            self.send(&id.episode.instance, |image| Input::Ended { image, again });
+        } else if !again {
+            self.waived(&id.episode.instance);
+        }
+    }
+
+    /// The attempt is given up, after its end was told or before.
+    pub fn abandoned(&self, id: &AttemptId) {
+        if self.held().remove(id) {
+            self.send(&id.episode.instance, |image| Input::Ended { image, again: false });
+        }
+    }
+
+    /// An episode is never begun.
+    pub fn waived(&self, instance: &InstanceId) {
+        self.send(instance, |image| Input::Waived { image });
+    }
+
+    fn send(&self, instance: &InstanceId, input: impl FnOnce(Rank) -> Input) {
+        if let Some(image) = self.by_instance.get(instance) {
+            let _ = self.order.send(Message::Step(input(*image)));
+        }
+    }
+
+    pub fn drain(&self) {
+        let _ = self.order.send(Message::Step(Input::Drain));
+    }
+}
+
+impl Drop for Images {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The task that has the stock.
+struct Keeper {
+    images: Vec<Named>,
+    stock: Stock,
+    provider: Arc<dyn Provider>,
+    bases: Arc<Bases>,
+    tell: mpsc::Sender<core::Input>,
+    gated: bool,
+    log: Log,
+    waiting: BTreeMap<Rank, Vec<oneshot::Sender<Result<(), Failure>>>>,
+    tasks: JoinSet<Vec<Input>>,
+    wake: Option<u64>,
+    held_at: Option<Instant>,
+}
+
+impl Keeper {
+    async fn keep(mut self, mut orders: mpsc::UnboundedReceiver<Message>) {
+        let began = Instant::now();
+        let now = || began.elapsed().as_millis() as u64;
+        let mut measure = interval(MEASURE);
+        measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let present: Vec<Rank> = self.stock.present().collect();
+        for image in present {
+            self.tell_ready(image).await;
+        }
+        self.step(Input::Tick, now()).await;
+        loop {
+            let timer = async {
+                match self.wake {
+                    Some(at) => sleep_until((began + Duration::from_millis(at)).into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let inputs = tokio::select! {
+                order = orders.recv() => match order {
+                    None => return,
+                    Some(Message::Step(input)) => vec![input],
+                    Some(Message::Lease { image, waited, there }) => {
+                        self.waiting.entry(image).or_default().push(there);
+                        vec![Input::Begun { image, waited }]
+                    }
+                },
+                Some(ended) = self.tasks.join_next() => ended.unwrap_or_default(),
+                _ = measure.tick() => {
+                    self.say_if_full();
+                    let provider = Arc::clone(&self.provider);
+                    self.tasks.spawn(async move { measured(&*provider).await.into_iter().collect() });
+                    Vec::new()
+                }
+                () = timer => vec![Input::Tick],
+            };
+            for input in inputs {
+                self.step(input, now()).await;
+            }
+        }
+    }
+
+    async fn step(&mut self, input: Input, now_ms: u64) {
+        self.note(&input);
+        let about = match &input {
+            Input::Begun { image, .. } => Some(*image),
+            _ => None,
+        };
+        self.wake = self.wake.filter(|at| *at > now_ms);
+        for action in self.stock.step(input, now_ms) {
+            match action {
+                Action::Fetch { image } => self.fetch(image),
+                Action::Evict { image } => self.evict(image),
+                Action::Ready { image } => {
+                    self.answer(image);
+                    self.tell_ready(image).await;
+                }
+                Action::Unready { image } => {
+                    for instance in self.images[image as usize].instances.iter().filter(|_| self.gated) {
+                        let _ = self.tell.send(core::Input::Unready { instance: instance.clone() }).await;
+                    }
+                }
+                Action::Hold => {
+                    let reason = "the disk of the images is full and no image can go: make room, or lower scheduler.images.disk_high";
+                    self.held_at = Some(Instant::now());
+                    let _ = self.tell.send(core::Input::Hold { reason: reason.to_owned() }).await;
+                }
+                Action::Release => {
+                    self.held_at = None;
+                    let _ = self.tell.send(core::Input::Release).await;
+                }
+                Action::WakeAt { at_ms } => self.wake = Some(self.wake.map_or(at_ms, |at| at.min(at_ms))),
+            }
+        }
+        if let Some(image) = about {
+            self.answer(image);
+        }
+    }
+
+    async fn tell_ready(&self, image: Rank) {
+        for instance in self.images[image as usize].instances.iter().filter(|_| self.gated) {
+            let _ = self.tell.send(core::Input::Ready { instance: instance.clone() }).await;
+        }
+    }
+
+    /// Those who wait for the image, if there is a word on it.
+    fn answer(&mut self, image: Rank) {
+        let word = match self.stock.word(image) {
+            Word::Wait => return,
+            Word::Go => Ok(()),
+            Word::Fail(failure) => Err(failure),
+        };
+        for there in self.waiting.remove(&image).unwrap_or_default() {
+            // Who gave up waiting does not mind.
+            let _ = there.send(word.clone());
+        }
+    }
+
+    fn fetch(&mut self, image: Rank) {
+        let (provider, name) = (Arc::clone(&self.provider), self.images[image as usize].name.clone());
+        self.tasks.spawn(async move {
+            let fetched = match provider.fetch(&name).await {
+                Ok(fetched) => Input::Fetched { image, bytes: fetched.bytes, pulled: fetched.pulled },
+                Err(FetchError::Busy { retry_after, failure }) => {
+                    tracing::warn!(image = name, %failure, "the registry wants fewer requests; all pulls pause");
+                    Input::Busy { image, retry_after_ms: retry_after.map(|after| after.as_millis() as u64) }
+                }
+                Err(FetchError::Failed(failure)) => Input::NotFetched { image, failure },
+            };
+            std::iter::once(fetched).chain(measured(&*provider).await).collect()
+        });
+    }
+
+    fn evict(&mut self, image: Rank) {
+        let (provider, name) = (Arc::clone(&self.provider), self.images[image as usize].name.clone());
+        self.bases.forget(&name);
+        self.tasks.spawn(async move {
+            let gone = provider.evict(&name).await.unwrap_or_else(|failure| {
+                tracing::warn!(image = name, %failure, "an image stays");
+                false
+            });
+            tracing::info!(image = name, gone, "room is made");
+            let evicted = if gone { Input::Evicted { image } } else { Input::NotEvicted { image } };
+            std::iter::once(evicted).chain(measured(&*provider).await).collect()
+        });
+    }
+
+    /// For the next opening of the run.
+    fn note(&mut self, input: &Input) {
+        match *input {
+            Input::Fetched { image, bytes, pulled: true } => self.log.write(&self.images[image as usize].name, Some(bytes)),
+            Input::Evicted { image } => self.log.write(&self.images[image as usize].name, None),
+            _ => {}
+        }
+    }
+
+    fn say_if_full(&mut self) {
+        if self.held_at.is_some_and(|at| at.elapsed() >= SAY) {
+            tracing::warn!("no episode is begun: the disk of the images is full (scheduler.images.disk_high) and no image of ours can go");
+            self.held_at = Some(Instant::now());
+        }
+    }
+}
+
+async fn measured(provider: &dyn Provider) -> Option<Input> {
+    provider.disk().await.map(|disk| Input::Disk { free: disk.free })
+}
+
+/// A line of the log: an image that came, with its bytes, or went.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    image: String,
+    bytes: Option<u64>,
+}
+
+/// What the run fetched and removed, for its next opening: what it did not fetch is not its to remove.
+struct Log {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl Log {
+    /// With the images that earlier openings fetched and left.
+    fn open(path: &Path) -> (Self, HashMap<String, u64>) {
+        let mut ours = HashMap::new();
+        for line in File::open(path).into_iter().flat_map(|file| BufReader::new(file).lines()).map_while(Result::ok) {
+            match serde_json::from_str::<Line>(&line) {
+                Ok(Line { image, bytes: Some(bytes) }) => drop(ours.insert(image, bytes)),
+                Ok(Line { image, bytes: None }) => drop(ours.remove(&image)),
+                // A torn line: the image stays.
+                Err(_) => {}
+            }
+        }
+        (Log { path: path.to_owned(), file: None }, ours)
+    }
+
+    fn write(&mut self, image: &str, bytes: Option<u64>) {
+        let line = serde_json::json!(Line { image: image.to_owned(), bytes });
+        if self.file.is_none() {
+            self.file = OpenOptions::new().create(true).append(true).open(&self.path).ok();
+        }
+        // Begins with a new line: one that was torn spoils no other.
+        let written = self.file.as_mut().map(|file| file.write_all(format!("\n{line}").as_bytes()));
+        if !matches!(written, Some(Ok(()))) {
+            tracing::warn!(image, path = %self.path.display(), "cannot be noted; the next opening of the run leaves this image where it is");
+        }
+    }
+}
+
+impl Engine {
+    /// Puts the episodes in their order, and finds out which images they need.
+    ///
+    /// # Errors
+    /// Where the backend does not tell which images it has.
+    pub async fn images_needed(&self, todo: &mut Vec<Todo>) -> Result<Option<Plan>, Failure> {
+        let settings = &self.settings.scheduler;
+        let instances = Arc::clone(self.store.instances());
+        let dataset: HashMap<&InstanceId, usize> = instances.ids().iter().enumerate().map(|(place, id)| (id, place)).collect();
+        let by_image = |todo: &mut Vec<Todo>| {
+            todo.sort_by_cached_key(|t| (instances.image(&t.episode.instance).to_owned(), dataset.get(&t.episode.instance)))
+        };
+        match settings.order {
+            Order::Image => by_image(todo),
+            Order::Instance => todo.sort_by_key(|t| dataset.get(&t.episode.instance)),
+            Order::Sample | Order::Auto => {}
+        }
+        let log = self.store.dir().layout().root().join("images.jsonl");
+        let needs =
+            |todo: &[Todo]| -> Vec<(InstanceId, u32)> { todo.iter().map(|t| (t.episode.instance.clone(), u32::from(!t.ended))).collect() };
+        let mut needed = needs(todo);
+        if settings.order == Order::Auto {
+            let mut sorted = todo.clone();
+            by_image(&mut sorted);
+            needed = needs(&sorted);
+        }
+        let episodes = needed.iter().map(|(id, needs)| (id, instances.image(id), *needs));
+        Plan::make(&settings.images, &*self.provider, episodes, &log).await
+    }
+}
