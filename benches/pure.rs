@@ -13,6 +13,7 @@ use sweroll::{
     domain::{Attempt, Conversation, EpisodeId, Message, Role, transcript::Usage},
     endpoint::server::Toolset,
     scheduler::{
+        budget::Spend,
         core::{Action, Core, Input, Todo},
         policy::Policy,
     },
@@ -48,8 +49,8 @@ fn schedule(episodes: u32, concurrency: usize) {
     while let Some(action) = actions.pop() {
         now += 1;
         let input = match action {
-            Action::StartAgent { id } => Input::AgentEnded { id, failure: None },
-            Action::Grade { id } => Input::GradeEnded { id, failure: None },
+            Action::StartAgent { id } => Input::AgentEnded { id, spent: Spend::default(), failure: None },
+            Action::Grade { id } => Input::GradeEnded { id, grade: Ok(true) },
             Action::Commit { id, .. } => Input::Committed { id },
             _ => continue,
         };
@@ -60,7 +61,7 @@ fn schedule(episodes: u32, concurrency: usize) {
 
 fn message(role: Role, bytes: usize) -> Message {
     let content = "def value(self):\n    return 1\n".repeat(bytes / 30);
-    Message { role, content, reasoning_content: String::new(), tool_calls: Vec::new(), tool_call_id: String::new(), loss: None }
+    Message { role, content, reasoning_content: String::new(), tool_calls: Vec::new(), tool_call_id: String::new(), loss: false }
 }
 
 fn main() {

@@ -38,7 +38,7 @@ const MAX_ROWS: u64 = 10_000;
 const SAMPLE: Duration = Duration::from_millis(250);
 /// Looks at memory from one count of open files to the next, which takes milliseconds where there are many.
 const FILES_EVERY: u64 = 8;
-/// Descriptors besides one a live episode.
+/// Descriptors besides two a live episode, its connection and its spool.
 const SPARE_FILES: u64 = 300;
 /// Episodes that are warm-up where growth is looked for.
 const WARM: u64 = 1000;
@@ -248,7 +248,8 @@ impl Drop for Endpoint {
 /// # Errors
 /// What keeps the run from beginning or from ending well.
 pub fn measure(plan: &Plan, dir: &Path) -> Result<Report, BenchError> {
-    let (wanted, limit) = (plan.concurrency as u64 + SPARE_FILES, machine::open_files_limit());
+    let wanted = 2 * plan.concurrency as u64 + SPARE_FILES;
+    let limit = machine::allow_open_files(wanted);
     if limit < wanted {
         return Err(BenchError(format!(
             "{wanted} open files are needed and {limit} allowed: `ulimit -Hn {wanted}` as root, or less --concurrency"

@@ -67,10 +67,18 @@ pub fn open_files() -> u64 {
     fs::read_dir("/proc/self/fd").map_or(0, |dir| dir.count() as u64)
 }
 
-/// Soft limit of open files.
+/// Raises the limit of open files to `wanted`, past the hard one where this user may. Returns what is allowed then.
 #[must_use]
-pub fn open_files_limit() -> u64 {
-    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
+pub fn allow_open_files(wanted: u64) -> u64 {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|now| now < wanted) {
+        limit.current = Some(wanted);
+        limit.maximum = limit.maximum.map(|hard| hard.max(wanted));
+        // Refused: the caller says so.
+        let _ = setrlimit(Resource::Nofile, limit);
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// Numbers of the processors that this thread may run on.
@@ -98,7 +106,7 @@ mod tests {
     fn a_process_knows_its_machine() {
         let machine = Machine::look();
         assert!(machine.cores > 0 && machine.memory_bytes > 1 << 20 && machine.kernel.contains('.'), "{machine:?}");
-        assert!(resident() > 1 << 18 && open_files() > 2 && cpu_time() > Duration::ZERO);
+        assert!(resident() > 1 << 18 && allow_open_files(10) >= 10 && open_files() > 2 && cpu_time() > Duration::ZERO);
         assert_eq!(value("a b\t: c d\nx: 1", "a b"), "c d");
     }
 }

@@ -57,7 +57,7 @@ pub struct Args {
     /// Milliseconds before each reply
     #[arg(long, value_name = "N", default_value_t = 0, env = "SWEROLL_LATENCY_MS", help_heading = "Server")]
     latency_ms: u64,
-    /// Spread of that time, sigma of a log-normal distribution around that median. 0: always the same
+    /// Sigma of that time, whose distribution is then log-normal; 0: always the same
     #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = positive, env = "SWEROLL_LATENCY_SIGMA", help_heading = "Server")]
     latency_sigma: f64,
     /// Milliseconds before each piece of a streamed reply

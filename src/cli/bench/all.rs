@@ -1,8 +1,11 @@
 //! `sweroll bench all`: every bound and what is measured beside it, as one table.
 
-use super::{Live, Place, files};
+use super::{Place, files, seconds};
 use crate::{
-    bench::{episodes, table},
+    bench::{
+        episodes::{self, Plan},
+        table,
+    },
     cli::{CliError, Exit, Outcome, print},
 };
 use clap::Args as ClapArgs;
@@ -17,8 +20,17 @@ pub struct Args {
     /// Live episodes, a measurement each
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [100, 1000, 10_000], env = "SWEROLL_BENCH_AT", help_heading = "Episodes")]
     at: Vec<u32>,
+    /// Turns of each
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=10_000), env = "SWEROLL_TURNS", help_heading = "Episodes")]
+    turns: u32,
+    /// Tokens that an episode's context grows by, over all its turns
+    #[arg(long, value_name = "TOKENS", default_value_t = 30_000, env = "SWEROLL_CONTEXT", help_heading = "Episodes")]
+    context: u64,
+    /// Processors of the engine; the endpoint has the others, if there are any. 0: both have all
+    #[arg(long, value_name = "N", default_value_t = 2, env = "SWEROLL_CORES", help_heading = "Episodes")]
+    cores: usize,
     /// Median seconds of a reply; 10,000 episodes on two processors need some
-    #[arg(long, value_name = "S", default_value_t = 10.0, env = "SWEROLL_LATENCY", help_heading = "Episodes")]
+    #[arg(long, value_name = "S", default_value_t = 10.0, value_parser = seconds, env = "SWEROLL_LATENCY", help_heading = "Episodes")]
     latency: f64,
     #[command(flatten)]
     size: files::Size,
@@ -27,7 +39,7 @@ pub struct Args {
     doc: Option<PathBuf>,
 }
 
-pub fn run(args: &Args, live: &Live) -> Outcome {
+pub fn run(args: &Args) -> Outcome {
     let document = match &args.doc {
         Some(path) => Some(fs::read_to_string(path).map_err(|e| CliError::usage(format!("{}: {e}", path.display())))?),
         None => None,
@@ -43,11 +55,21 @@ pub fn run(args: &Args, live: &Live) -> Outcome {
     for &concurrency in &args.at {
         eprintln!("sweroll: {concurrency} live episodes");
         let place = Place::make(None)?;
-        let live = Live { concurrency, latency: args.latency, episodes: None, ..live.clone() };
-        let report = episodes::measure(&live.plan(), &place.dir).map_err(CliError::failed)?;
+        let plan = Plan {
+            concurrency: concurrency as usize,
+            turns: args.turns,
+            episodes: u64::from(concurrency),
+            latency_s: args.latency,
+            latency_sigma: 0.5,
+            context_tokens: args.context,
+            delay_ms: 20,
+            cores: args.cores,
+            seed: 0,
+        };
+        let report = episodes::measure(&plan, &place.dir).map_err(CliError::failed)?;
         rows.extend(table::of_episodes(&report));
         let m = &report.machine;
-        machine = format!("{}, {} processors, engine on {}, Linux {}, load {} when it began", m.cpu, m.cores, live.cores, m.kernel, m.load);
+        machine = format!("{}, {} processors, engine on {}, Linux {}, load {} when it began", m.cpu, m.cores, args.cores, m.kernel, m.load);
     }
     eprintln!("sweroll: files");
     rows.extend(table::of_files(&files::measure(&args.size, &Place::make(None)?)?));
@@ -55,8 +77,8 @@ pub fn run(args: &Args, live: &Live) -> Outcome {
         "{}\n{machine}; latency {} s, {} turns, contexts of {} tokens.\n",
         table::markdown(&rows),
         args.latency,
-        live.turns,
-        live.context
+        args.turns,
+        args.context
     );
     print(&made)?;
     if let (Some(path), Some(document)) = (&args.doc, document) {

@@ -34,16 +34,16 @@ pub struct Args {
 /// What else can be measured or simulated.
 #[derive(Debug, Subcommand)]
 enum What {
+    /// Every bound with its figure, as a table; exit code 1 where one is missed
+    All(all::Args),
+    /// Begin, go on with and sum up large runs: seconds and memory
+    Files(files::Args),
     /// Simulate the limits of requests and tokens a minute: kept full, brown-outs, several processes, replicas
     Limits(limits::Args),
     /// Simulate a run's images on its disk: fetched ahead, each once, and removed when no episode needs it
     Images(images::Args),
     /// Simulate a day of the scheduler: failures, stragglers, brown-outs, drains, with what each step costs
     Schedule(schedule::Args),
-    /// Begin, go on with and sum up large runs: seconds and memory
-    Files(files::Args),
-    /// Every bound with its figure, as a table; exit code 1 where one is missed
-    All(all::Args),
 }
 
 /// The episodes.
@@ -113,7 +113,8 @@ struct Place {
 impl Place {
     fn make(given: Option<&PathBuf>) -> Result<Self, CliError> {
         let kept = given.is_some();
-        let dir = given.cloned().unwrap_or_else(|| std::env::temp_dir().join(format!("sweroll-bench-{}", std::process::id())));
+        // Not `sweroll-`: sweeps of local sandboxes take directories of that name for theirs.
+        let dir = given.cloned().unwrap_or_else(|| std::env::temp_dir().join(format!("bench-of-sweroll-{}", std::process::id())));
         let failed = |e| CliError::failed(format!("{}: {e}: give a new directory by --dir", dir.display()));
         if kept { std::fs::create_dir_all(&dir) } else { std::fs::create_dir(&dir) }.map_err(failed)?;
         Ok(Place { dir, kept })
@@ -130,11 +131,11 @@ impl Drop for Place {
 
 pub fn run(args: &Args) -> Outcome {
     match &args.what {
+        Some(What::All(args)) => all::run(args),
+        Some(What::Files(args)) => files::run(args),
         Some(What::Limits(args)) => limits::run(args),
         Some(What::Images(args)) => images::run(args),
         Some(What::Schedule(args)) => schedule::run(args),
-        Some(What::Files(files)) => files::run(files),
-        Some(What::All(all)) => all::run(all, &args.live),
         None => live(args),
     }
 }
