@@ -243,7 +243,7 @@ pub fn replicas(seed: u64) -> Vec<Row> {
     let random = run("at random", Choice::Random);
     let mut affinity = run("an episode keeps its own", Choice::Affinity(pool::Settings::default()));
     affinity.holds = Some(affinity.per_minute > random.per_minute && affinity.cached > random.cached);
-    vec![random, affinity, run("its own unless it waits a minute", spill(60.0)), run("its own at any price", spill(1e9))]
+    vec![random, affinity, run("its own unless it waits ten seconds", spill(10.0)), run("its own at any price", spill(1e9))]
 }
 
 impl Report {
