@@ -20,7 +20,10 @@ use crate::{
     },
     endpoint::{Endpoints, ModelClient},
     grading,
-    sandbox::{Auto, Docker, Local, Native, Null, Provider, bases::Bases},
+    sandbox::{
+        Auto, Docker, Local, Native, Null, Provider,
+        bases::{Bases, Look},
+    },
     scheduler::{
         core::Core,
         driver::{self, End, Stop},
@@ -151,13 +154,14 @@ pub async fn run(
         max_diff_bytes: settings.grading.diff_max_bytes,
         emit: Arc::clone(&emit),
     };
+    let runners = Arc::new(grading::Runners::default());
     let engine = Arc::new(Engine {
         sampling: serde_json::Value::Object(settings.endpoint.parameters()?),
         counter: Counter::from(settings.tokens),
         drafts: Mutex::default(),
-        runners: grading::Runners::default(),
         flaky: Flaky::frozen(store.dir()).map_err(|e| e.failure())?,
-        bases: Arc::new(Bases::new(Arc::clone(&provider), settings.sandbox.prepare.clone())),
+        bases: Arc::new(Bases::new(Arc::clone(&provider), settings.sandbox.prepare.clone(), Arc::clone(&runners) as Arc<dyn Look>)),
+        runners,
         images: OnceLock::new(),
         provider: Arc::clone(&provider),
         store,

@@ -44,7 +44,7 @@ pub(super) struct Engine {
     pub counter: Counter,
     pub sampling: serde_json::Value,
     pub drafts: Mutex<HashMap<AttemptId, Draft>>,
-    pub runners: grading::Runners,
+    pub runners: Arc<grading::Runners>,
     pub flaky: Flaky,
     pub purse: Arc<Purse>,
     pub emit: Emit,
@@ -204,7 +204,6 @@ impl Engine {
     }
 
     async fn converse(&self, sandbox: &dyn Sandbox, instance: Instance, head: Begun, admitted: Instant) -> Result<Transcript, Failure> {
-        grading::probe(sandbox, &instance, &self.runners).await?;
         let messages = self
             .shared
             .scaffold

@@ -512,7 +512,11 @@ mod tests {
         let plan = plan(&fake, &names, &log).await;
         assert!(plan.gated);
         let (tell, mut told) = mpsc::channel(64);
-        let bases = Arc::new(Bases::new(Arc::clone(&fake) as Arc<dyn Provider>, prepare::Settings::default()));
+        let bases = Arc::new(Bases::new(
+            Arc::clone(&fake) as Arc<dyn Provider>,
+            prepare::Settings::default(),
+            Arc::new(crate::grading::Runners::default()),
+        ));
         let images = plan.begin(Arc::clone(&fake) as Arc<dyn Provider>, bases, tell);
         let mut done = 0;
         while done < names.len() {
@@ -549,7 +553,11 @@ mod tests {
         let fake = Arc::new(Fake { there: Mutex::new(["old", "mine"].map(str::to_owned).into()), ..Fake::default() });
         let plan = plan(&fake, &["old", "mine", "new", "newer"], &log).await;
         let (tell, mut told) = mpsc::channel(64);
-        let bases = Arc::new(Bases::new(Arc::clone(&fake) as Arc<dyn Provider>, prepare::Settings::default()));
+        let bases = Arc::new(Bases::new(
+            Arc::clone(&fake) as Arc<dyn Provider>,
+            prepare::Settings::default(),
+            Arc::new(crate::grading::Runners::default()),
+        ));
         let images = plan.begin(Arc::clone(&fake) as Arc<dyn Provider>, bases, tell);
         for _ in 0..4 {
             let instance = loop {

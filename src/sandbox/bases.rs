@@ -4,6 +4,7 @@
 use super::prepare::{self, Prepared, Settings};
 use super::{Provider, Sandbox, Snapshot, Spec};
 use crate::domain::{Failure, Instance};
+use futures_util::future::BoxFuture;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -50,9 +51,17 @@ impl Base {
     }
 }
 
+/// What is looked at in a sandbox at its base, beside the scrub and before an agent is let in. It leaves nothing in the work tree.
+pub trait Look: Send + Sync {
+    /// # Errors
+    /// Why no agent is to be let in.
+    fn look<'a>(&'a self, sandbox: &'a dyn Sandbox, instance: &'a Instance) -> BoxFuture<'a, Result<(), Failure>>;
+}
+
 pub struct Bases {
     provider: Arc<dyn Provider>,
     settings: Settings,
+    look: Arc<dyn Look>,
     known: Mutex<Known>,
 }
 
@@ -69,14 +78,14 @@ struct Entry {
 
 impl Bases {
     #[must_use]
-    pub fn new(provider: Arc<dyn Provider>, settings: Settings) -> Self {
-        Bases { provider, settings, known: Mutex::default() }
+    pub fn new(provider: Arc<dyn Provider>, settings: Settings, look: Arc<dyn Look>) -> Self {
+        Bases { provider, settings, look, known: Mutex::default() }
     }
 
     /// A sandbox for an agent, with its base tree recorded. Of many that are wanted at once one is prepared for all.
     ///
     /// # Errors
-    /// What starting and [preparing](prepare::prepare) a sandbox fail with.
+    /// What starting, [preparing](prepare::prepare) and looking at a sandbox fail with.
     pub async fn start(&self, spec: &Spec, instance: &Instance) -> Result<(Box<dyn Sandbox>, Prepared), Failure> {
         let sandbox = self.at_base(spec, instance).await?;
         let prepared = prepare::record(&*sandbox, &self.settings).await?;
@@ -121,8 +130,12 @@ impl Bases {
     }
 
     async fn prepare(&self, sandbox: Box<dyn Sandbox>, instance: &Instance) -> Result<Box<dyn Sandbox>, Failure> {
-        match prepare::files(&*sandbox, instance, &self.settings).await {
-            Ok(()) => Ok(sandbox),
+        let at_base = async {
+            prepare::at_base(&*sandbox, instance, &self.settings).await?;
+            tokio::try_join!(prepare::scrub(&*sandbox, instance, &self.settings), self.look.look(&*sandbox, instance))
+        };
+        match at_base.await {
+            Ok(_) => Ok(sandbox),
             Err(failure) => {
                 sandbox.retire().await;
                 Err(failure)

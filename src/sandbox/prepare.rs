@@ -60,22 +60,22 @@ pub struct Prepared {
 /// Prepares an agent's sandbox, removes what the agent could learn the future from, and records its base tree.
 ///
 /// # Errors
-/// As [`files`] and [`record`].
+/// As [`at_base`], [`scrub`] and [`record`].
 pub async fn prepare(sandbox: &dyn Sandbox, instance: &Instance, settings: &Settings) -> Result<Prepared, Failure> {
-    files(sandbox, instance, settings).await?;
+    at_base(sandbox, instance, settings).await?;
+    scrub(sandbox, instance, settings).await?;
     record(sandbox, settings).await
 }
 
-/// All of the preparation that is in the sandbox's files.
+/// Removes what the agent could learn the future from.
 ///
 /// # Errors
-/// `PreCommands`, `BaseCommit`, `Leak`; `NoSpace`, `SandboxLost`.
-pub async fn files(sandbox: &dyn Sandbox, instance: &Instance, settings: &Settings) -> Result<(), Failure> {
-    at_base(sandbox, instance, settings).await?;
+/// `Leak`; `NoSpace`, `SandboxLost`.
+pub async fn scrub(sandbox: &dyn Sandbox, instance: &Instance, settings: &Settings) -> Result<(), Failure> {
     scrub::scrub(sandbox, instance, settings.scrub_timeout_s).await.map_err(before_the_model)
 }
 
-/// The rest, which is in the toolbox's memory.
+/// Records the base tree, which the toolbox keeps in memory.
 ///
 /// # Errors
 /// `SandboxStart`; `NoSpace`, `SandboxLost`.

@@ -7,6 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use std::sync::Arc;
 use sweroll::domain::Instance;
+use sweroll::grading::Runners;
 use sweroll::sandbox::native::{self, Upper};
 use sweroll::sandbox::{Provider, Spec, bases::Bases, prepare};
 use sweroll::toolbox::protocol::End;
@@ -48,7 +49,7 @@ pub async fn what_is_not_in_files_is_not_kept(backend: &Backend) {
 
 pub async fn samples_start_where_the_first_was_prepared(backend: &Backend) {
     let instance = Instance { pre_commands: "sleep 1; date +%s%N > /root/when".to_owned(), ..instance(backend) };
-    let bases = Bases::new(Arc::clone(&backend.provider), prepare::Settings::default());
+    let bases = Bases::new(Arc::clone(&backend.provider), prepare::Settings::default(), Arc::new(Runners::default()));
     let spec = backend.spec();
     assert!(bases.kept(&instance).await.is_none());
     let (one, other) = tokio::join!(bases.start(&spec, &instance), bases.start(&spec, &instance));
@@ -72,7 +73,7 @@ pub async fn samples_start_where_the_first_was_prepared(backend: &Backend) {
 pub async fn what_cannot_be_kept_is_done_each_time(backend: &Backend) {
     let pre_commands = "sleep 1; date +%s%N > /root/when; setsid sleep 600 > /dev/null 2>&1 &".to_owned();
     let instance = Instance { pre_commands, ..instance(backend) };
-    let bases = Bases::new(Arc::clone(&backend.provider), prepare::Settings::default());
+    let bases = Bases::new(Arc::clone(&backend.provider), prepare::Settings::default(), Arc::new(Runners::default()));
     for _ in 0..2 {
         let (sandbox, _) = bases.start(&backend.spec(), &instance).await.unwrap();
         assert!(bases.kept(&instance).await.is_none());

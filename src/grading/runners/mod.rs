@@ -16,8 +16,11 @@ use super::pytest::Pytest;
 use super::runner::{Found, TestRunner};
 use super::scripts::Scripts;
 use crate::domain::{Failure, Instance, Kind};
+use crate::sandbox::bases::Look;
 use crate::sandbox::{Sandbox, prepare};
 use crate::toolbox::protocol::End;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Mutex as AsyncMutex;
@@ -54,6 +57,12 @@ type Search = Arc<AsyncMutex<Option<Found>>>;
 impl Runners {
     fn of(&self, key: (String, String)) -> Search {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone()
+    }
+}
+
+impl Look for Runners {
+    fn look<'a>(&'a self, sandbox: &'a dyn Sandbox, instance: &'a Instance) -> BoxFuture<'a, Result<(), Failure>> {
+        probe(sandbox, instance, self).boxed()
     }
 }
 
