@@ -12,13 +12,13 @@ use std::{
     time::{Duration, Instant},
 };
 use sweroll::{
-    domain::{Kind, Message, Role, ToolCall, transcript::Response},
+    domain::{Conversation, Kind, Message, Role, ToolCall, transcript::Response},
     endpoint::{
         Endpoints, Limiter, ModelClient, ModelError, Request, Settings,
         limiter::{End, Limits},
         price::Prices,
         retry::Policy,
-        settings::Timeouts,
+        settings::{Replica, Timeouts},
     },
 };
 use tokio::{
@@ -438,6 +438,74 @@ async fn a_storm_of_429_slows_the_run_and_ends_no_call() {
     assert!(snapshot.cuts > 0 && snapshot.limit < 50, "{snapshot:?}");
     assert_eq!(snapshot.started as usize, server.count());
     assert_eq!(snapshot.started, 50 + snapshot.throttled);
+}
+
+/// Settings for two servers, each with a limiter of its own.
+fn both(a: &Server, b: &Server, more: Settings) -> Endpoints {
+    let replica = |server: &Server| Replica { url: server.url.clone(), ..Replica::default() };
+    let settings = Settings { url: String::new(), replicas: vec![replica(a), replica(b)], ..more };
+    let limiters = Endpoints::limiters(&settings).unwrap();
+    Endpoints::new(settings, limiters).unwrap()
+}
+
+async fn complete_for(client: &Endpoints, affinity: u64) -> Result<Response, ModelError> {
+    let messages: Conversation = [Message::new(Role::User, "hi")].iter().collect();
+    timeout(LONG, client.complete(Request { messages: &messages, tools: &"".into(), estimate: 200, affinity })).await.expect("no hang")
+}
+
+#[tokio::test]
+async fn one_of_two_that_wants_money_is_out_and_the_run_ends_with_the_other() {
+    let poor = Server::new(Duration::ZERO, |_, _, _| fails(402, "", "{}")).await;
+    let rich = Server::new(Duration::ZERO, |n, _, _| if n < 20 { good() } else { fails(401, "", "{}") }).await;
+    let client = both(&poor, &rich, rich.settings());
+    for key in 0..20 {
+        complete_for(&client, key).await.unwrap();
+    }
+    let status = client.status();
+    assert_eq!((poor.count(), rich.count()), (1, 20), "it is asked once");
+    assert!(status[0].out && !status[0].up && status[0].trouble.contains("402"), "{status:#?}");
+    assert!(!status[1].out && status[1].up && status[1].completion_tokens == 200 && status[1].cached_tokens == 800, "{status:#?}");
+    let Err(ModelError::Failed(failure)) = complete_for(&client, 0).await else { panic!("the last one refuses the key") };
+    assert_eq!(failure.kind, Kind::Unauthorized);
+}
+
+#[tokio::test]
+async fn a_fault_is_tried_again_elsewhere_and_a_429_is_not() {
+    let broken = Server::new(Duration::ZERO, |_, _, _| fails(500, "", "{}")).await;
+    let well = Server::new(Duration::ZERO, |_, _, _| good()).await;
+    let client = both(&broken, &well, Settings { retry: Policy { tries: 2, ..well.settings().retry }, ..well.settings() });
+    for key in 0..40 {
+        complete_for(&client, key).await.unwrap();
+    }
+    assert_eq!(broken.count(), 5, "ejected after five");
+    let status = client.status();
+    assert_eq!((status[0].faults, status[0].ejections, status[0].up), (5, 1, false), "{status:#?}");
+
+    // The same two addresses, and so the same choice for each key.
+    let busy = Server::new(Duration::ZERO, |n, _, _| if n % 3 == 2 { good() } else { fails(429, "", "{}") }).await;
+    let client = both(&busy, &busy, busy.settings());
+    for _ in 0..10 {
+        complete_for(&client, 7).await.unwrap();
+    }
+    let status = client.status();
+    let mut requests = [status[0].requests, status[1].requests];
+    requests.sort_unstable();
+    assert_eq!(requests, [0, 30], "an episode stays: {status:#?}");
+    assert!(status.iter().all(|one| one.up && one.ejections == 0), "a 429 is not ill health: {status:#?}");
+}
+
+#[tokio::test]
+async fn the_first_of_two_answers_wins_where_hedging_is_on() {
+    let slow = Server::new(Duration::from_secs(30), |_, _, _| good()).await;
+    let quick = Server::new(Duration::ZERO, |_, _, _| good()).await;
+    let client = both(&slow, &quick, Settings { hedge_after_s: 0.1, ..quick.settings() });
+    let began = Instant::now();
+    for key in 0..8 {
+        complete_for(&client, key).await.unwrap();
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert!(slow.count() > 0 && quick.count() == 8, "{} and {}", slow.count(), quick.count());
+    assert_eq!(client.status()[0].requests, 0, "what was dropped told nothing");
 }
 
 #[tokio::test]

@@ -96,7 +96,7 @@ fn one_that_dies_and_comes_back_costs_nothing() {
 }
 
 #[test]
-fn one_that_refuses_the_key_is_out_and_the_last_one_stops_the_run() {
+fn the_preflight_asks_each_and_the_environment_may_name_several() {
     let open = start("127.0.0.1:0");
     let closed = Endpoint::start(&instances(), "wander", &["--serve-key", "other"]);
     let temp = tempfile::tempdir().unwrap();

@@ -340,11 +340,16 @@ impl State {
                 return std::mem::take(&mut self.failures) >= OUTAGE;
             }
             Err(trouble) => {
-                match trouble.verdict {
-                    Verdict::Throttled { .. } => counts.throttled += 1,
-                    Verdict::Faulty { .. } => counts.faults += 1,
-                    Verdict::ContextOverflow | Verdict::Refused(_) => return false,
-                }
+                let passes = match trouble.verdict {
+                    Verdict::Throttled { .. } => &mut counts.throttled,
+                    Verdict::Faulty { .. } => &mut counts.faults,
+                    Verdict::ContextOverflow => return false,
+                    Verdict::Refused(_) => {
+                        counts.trouble.clone_from(&trouble.text);
+                        return false;
+                    }
+                };
+                *passes += 1;
                 counts.trouble.clone_from(&trouble.text);
             }
         }

@@ -329,8 +329,8 @@ mod tests {
         let mut pool = pool(&[1.0, 1.0]);
         let own = pool.choose(7, NO_WAIT, None, s(0)).member;
         let mut with = |mine, other| pool.choose(7, |at| s(if at == own { mine } else { other }), None, s(0)).member == own;
-        assert!(with(10, 0) && with(100, 91));
-        assert!(!with(11, 0) && !with(100, 80));
+        assert!(with(60, 0) && with(100, 40));
+        assert!(!with(61, 0) && !with(100, 30));
     }
 
     #[test]
