@@ -49,7 +49,7 @@ impl Default for Settings {
             pulls_in_flight: 4,
             bytes_in_flight: 0,
             prefetch: 8,
-            disk_high: 5 << 30,
+            disk_high: 2 << 30,
             disk_low: 10 << 30,
             disk_bytes: 0,
             expected_bytes: 3 << 30,
