@@ -36,7 +36,7 @@ const CPU_QUOTA: &str = "cpu.cfs_quota_us";
 /// The shortest time in a period that the kernel takes.
 const LEAST_QUOTA_US: f64 = 1000.0;
 /// How long a group may stay busy after its processes are gone.
-const BUSY: Duration = Duration::from_secs(5);
+const BUSY: Duration = Duration::from_secs(1);
 
 /// Where one engine's groups are.
 #[derive(Debug)]

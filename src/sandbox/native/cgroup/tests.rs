@@ -174,7 +174,7 @@ fn memory_and_processes_end_where_the_limits_are() {
     assert!(group.oom_kills() > 0);
     assert!(group.mounts().iter().all(|(path, _)| path.join("cgroup.procs").exists()));
 
-    let mut live = inside(&group, "sleep 100");
+    let mut live = inside(&group, "exec sleep 100");
     let busy = groups.create("x", &Limits::default());
     assert!(busy.is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists));
     let paths = group.mounts();
