@@ -26,9 +26,9 @@ fn samples_of_a_resolved_instance_are_waived_until_they_are_wanted_again() {
     let out = temp.path().join("run");
     let text = stdout(&expect(&mut run(&endpoint, &out, &["--samples", "5", "--concurrency", "1", "--until-resolved", "2"]), 0));
     let first = summary(&out);
-    // The third may begin while the second is graded.
+    // One is graded and two wait for it before no other begins: up to four may have begun when two are resolved.
     let waived = first["episodes"]["waived"].as_u64().unwrap();
-    assert!((2..=3).contains(&waived), "{first:#}");
+    assert!((1..=3).contains(&waived), "{first:#}");
     assert_eq!((first["resolved"].as_u64(), first["episodes"]["outstanding"].as_u64()), (Some(5 - waived), Some(0)), "{first:#}");
     assert!(text.contains("waived"), "{text}");
     // A resume by the same settings has nothing to do, and one that wants them all does the rest.
