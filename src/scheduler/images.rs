@@ -35,7 +35,7 @@ pub struct Settings {
     pub disk_low: u64,
     /// Bytes that fetched images may have together, by what their backend says of each; 0: no bound but the disk's.
     pub disk_bytes: u64,
-    /// What an image is taken for before the first one is there.
+    /// What an image is taken for at first; later for the largest of the last ones.
     pub expected_bytes: u64,
     pub evict: Evict,
     /// Seconds without a pull after a registry's 429 that names no time; doubled by each further one, up to `backoff_cap_s`.
@@ -201,7 +201,6 @@ pub struct Stock {
     free: Option<u64>,
     /// What an image to be fetched is taken for.
     expected: u64,
-    pulled: u64,
     /// No image is told to go before.
     evict_at: u64,
     held: bool,
@@ -237,7 +236,6 @@ impl Stock {
             bytes: images.iter().map(|image| image.bytes).sum(),
             images,
             free,
-            pulled: 0,
             evict_at: 0,
             held: false,
             draining: false,
@@ -357,10 +355,9 @@ impl Stock {
         self.change(image, |it| (it.ours, it.bytes, it.used_at) = (ours, bytes, now_ms));
         self.bytes += bytes;
         if pulled {
-            // The largest so far, slowly forgotten: the disk is to hold what comes, not what comes as a rule.
-            let before = if self.pulled == 0 { bytes } else { self.expected - self.expected / 64 + bytes / 64 };
-            self.expected = before.max(bytes);
-            self.pulled += 1;
+            // The largest so far, slowly forgotten, what was expected at first too: the disk is to hold what comes, not what comes
+            // as a rule.
+            self.expected = (self.expected - self.expected / 64 + bytes / 64).max(bytes);
             // It is on the disk, which was not asked since.
             self.free = self.free.map(|free| free.saturating_sub(bytes));
         }
