@@ -47,8 +47,9 @@ pub async fn what_is_not_in_files_is_not_kept(backend: &Backend) {
     assert!(sandbox.keep().await.is_err());
 }
 
+/// Preparing takes longer than a start on a busy machine does.
 pub async fn samples_start_where_the_first_was_prepared(backend: &Backend) {
-    let instance = Instance { pre_commands: "sleep 1; date +%s%N > /root/when".to_owned(), ..instance(backend) };
+    let instance = Instance { pre_commands: "sleep 5; date +%s%N > /root/when".to_owned(), ..instance(backend) };
     let bases = Bases::new(Arc::clone(&backend.provider), prepare::Settings::default(), Arc::new(Runners::default()));
     let spec = backend.spec();
     assert!(bases.kept(&instance).await.is_none());
