@@ -358,8 +358,12 @@ fn now_ms() -> u64 {
 struct DurableSpool(SpoolWriter);
 
 impl Spool for DurableSpool {
-    fn append<'a>(&'a mut self, entry: &'a Entry) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async move { self.0.append(entry).await.map_err(|e| e.failure()) })
+    fn put<'a>(&'a mut self, entry: &'a Entry) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move { self.0.put(entry).await.map_err(|e| e.failure()) })
+    }
+
+    fn settle(&mut self) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async move { self.0.settle().await.map_err(|e| e.failure()) })
     }
 }
 

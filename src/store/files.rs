@@ -123,7 +123,7 @@ impl AppendFile {
     }
 }
 
-/// A file that is open for one write; it is made durable elsewhere.
+/// A file that is patched, and synced once.
 pub struct OwnFile<'a> {
     path: &'a Path,
     file: File,
@@ -136,25 +136,13 @@ impl<'a> OwnFile<'a> {
         Ok(OwnFile { path, file: file.map_err(|e| StoreError::io("open", path, &e))? })
     }
 
-    pub fn len(&self) -> Result<u64, StoreError> {
-        self.file.metadata().map(|meta| meta.len()).map_err(|e| StoreError::io("read", self.path, &e))
-    }
-
     /// Writes over what lies there.
     pub fn patch(&self, disk: &Disk, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
         disk.write_at(&self.file, bytes, offset).map_err(|e| StoreError::io("write", self.path, &e))
     }
 
-    /// Writes at `offset`, with nothing behind it.
-    pub fn write_last(&self, disk: &Disk, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
-        if self.len()? > offset {
-            self.cut(offset)?;
-        }
-        self.patch(disk, offset, bytes)
-    }
-
-    pub fn cut(&self, len: u64) -> Result<(), StoreError> {
-        self.file.set_len(len).map_err(|e| StoreError::io("cut back", self.path, &e))
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.file.sync_data().map_err(|e| StoreError::io("write", self.path, &e))
     }
 }
 
