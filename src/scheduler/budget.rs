@@ -35,8 +35,8 @@ impl Sub for Spend {
 }
 
 impl Spend {
-    fn times(self, n: u64) -> Self {
-        Spend { usd: self.usd * n as f64, tokens: self.tokens.saturating_mul(n) }
+    fn times(self, n: f64) -> Self {
+        Spend { usd: self.usd * n, tokens: (self.tokens as f64 * n) as u64 }
     }
 }
 
@@ -110,8 +110,11 @@ impl Ledger {
     }
 }
 
-/// Of each episode, before it is begun: is there money to finish it, beside those at work? By the mean of the attempts so far, which are
-/// taken to cost their whole mean until they end.
+/// Episodes at work at once, and no more, while nothing is known of what one costs.
+const FIRST_WAVE: usize = 16;
+
+/// Of each episode, before it is begun: is there money to finish it, beside those at work? By the mean of the attempts so far. The mean of
+/// few says little, since the short ones end first: those at work are taken to cost as much more as is left to a first wave.
 #[derive(Debug, Clone, Default)]
 pub struct Forecast {
     budget: Budget,
@@ -140,7 +143,15 @@ impl Forecast {
         if !self.budget.is_bounded() {
             return true;
         }
-        !self.budget.is_reached(self.spent) && self.budget.allows(self.spent + self.mean().times(at_work as u64 + 1))
+        if self.budget.is_reached(self.spent) {
+            return false;
+        }
+        if self.attempts == 0 {
+            return at_work < FIRST_WAVE;
+        }
+        let mean = self.spent.times(1.0 / self.attempts as f64);
+        let at_work = at_work as f64 * (1.0 + FIRST_WAVE as f64 / self.attempts as f64);
+        self.budget.allows(self.spent + mean + mean.times(at_work))
     }
 
     /// Why not even one may begin.
@@ -150,13 +161,6 @@ impl Forecast {
         format!(
             "the budget is spent: {said}, and what is left of it would not finish another episode; raise --budget-usd or --budget-tokens"
         )
-    }
-
-    fn mean(&self) -> Spend {
-        match self.attempts {
-            0 => Spend::default(),
-            n => Spend { usd: self.spent.usd / n as f64, tokens: self.spent.tokens / n },
-        }
     }
 }
 
@@ -194,12 +198,23 @@ mod tests {
     #[test]
     fn an_episode_is_begun_only_where_the_rest_would_finish_it() {
         let mut forecast = Forecast::new(BUDGET, Spend::default(), 0);
-        assert!(forecast.allows(1000), "nothing is known yet");
+        assert!(forecast.allows(15) && !forecast.allows(16), "nothing is known yet: a first wave");
         forecast.ended(tokens(0));
+        assert!(forecast.allows(15) && !forecast.allows(16), "nor does one that did not come to its first request tell");
         forecast.ended(tokens(25));
-        assert_eq!([forecast.allows(0), forecast.allows(2), forecast.allows(3)], [true, true, false]);
+        assert_eq!([forecast.allows(0), forecast.allows(1)], [true, false], "one tells little of those at work");
         forecast.ended(tokens(60));
         assert!(!forecast.allows(0) && forecast.refusal().contains("85 of 100 tokens"));
+    }
+
+    #[test]
+    fn those_at_work_are_taken_for_dear_until_many_have_ended() {
+        let at_most = |attempts: u64, budget: u64| {
+            let budget = Budget { usd: 0.0, tokens: budget + attempts * 10 };
+            let forecast = Forecast::new(budget, tokens(attempts * 10), attempts);
+            (0..10_000).find(|at_work| !forecast.allows(*at_work)).unwrap()
+        };
+        assert_eq!([at_most(1, 1000), at_most(16, 1000), at_most(160, 1000), at_most(16_000, 1000)], [6, 50, 91, 100]);
     }
 
     proptest! {

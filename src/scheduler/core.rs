@@ -23,7 +23,7 @@ pub enum Input {
     GradeEnded { id: AttemptId, grade: Result<bool, Failure> },
     /// The attempt is durable.
     Committed { id: AttemptId },
-    /// It could not be made durable: the run directory is at fault.
+    /// It could not be made durable: a failure of class `run` concerns all others too.
     CommitFailed { id: AttemptId, failure: Failure },
     /// These episodes are durably left out.
     Waived { episodes: usize },
@@ -100,7 +100,6 @@ struct Live {
     /// Attempts begun in this opening.
     tries: u32,
     gradings: u32,
-    resolved: bool,
     /// Not begun, only recorded.
     skipped: bool,
     stage: Stage,
@@ -180,7 +179,7 @@ impl Core {
         for Todo { episode, attempt, ended } in todo {
             if ended {
                 core.grade_queue.push_back(AttemptId { episode: episode.clone(), attempt });
-                core.live.insert(episode, Live { attempt, tries: 1, gradings: 0, resolved: false, skipped: false, stage: Stage::Queued });
+                core.live.insert(episode, Live { attempt, tries: 1, gradings: 0, skipped: false, stage: Stage::Queued });
             } else {
                 core.queue.push(Next { episode, attempt, tries: 0 });
             }
@@ -238,7 +237,11 @@ impl Core {
                 if self.stage(&id).is_some_and(|s| matches!(s, Stage::Committing { .. })) {
                     self.skipping -= usize::from(self.live.get(&id.episode).is_some_and(|live| live.skipped));
                     self.abandon(id, &mut actions);
-                    self.drain(failure.message, &mut actions);
+                    match failure.class() {
+                        Class::Run => self.drain(failure.message, &mut actions),
+                        // The record's own doing: no other has to suffer.
+                        _ => self.count_failure(&failure, &mut actions),
+                    }
                 }
             }
             Input::Waived { episodes } => self.waiving -= episodes.min(self.waiving),
@@ -300,8 +303,8 @@ impl Core {
         let failure = match grade {
             Ok(resolved) => {
                 self.failures_in_a_row = 0;
-                if let Some(live) = self.live.get_mut(&id.episode) {
-                    live.resolved = resolved;
+                if resolved && self.policy.until_resolved > 0 {
+                    *self.resolved.entry(id.episode.instance.clone()).or_default() += 1;
                 }
                 return self.commit(id, None, actions);
             }
@@ -398,8 +401,6 @@ impl Core {
             self.queue.push_later(now_ms + delay_ms, next);
         } else if live.skipped {
             self.skipping -= 1;
-        } else if live.resolved && self.policy.until_resolved > 0 {
-            *self.resolved.entry(id.episode.instance).or_default() += 1;
         }
     }
 
@@ -452,7 +453,7 @@ impl Core {
                 continue;
             }
             let id = AttemptId { episode: episode.clone(), attempt };
-            let live = Live { attempt, tries: tries + 1, gradings: 0, resolved: false, skipped: false, stage: Stage::Agent };
+            let live = Live { attempt, tries: tries + 1, gradings: 0, skipped: false, stage: Stage::Agent };
             if let Some(cause) = self.quarantined.get(&episode.instance).filter(|_| !self.policy.keep_going) {
                 let failure = Failure::new(cause.kind, format!("not begun, since another sample of its instance failed for good: {cause}"));
                 self.live.insert(episode, Live { stage: Stage::Committing { again: None }, skipped: true, ..live });
