@@ -6,7 +6,7 @@ use super::{
 };
 use crate::domain::{AttemptId, EpisodeId, Failure, InstanceId, Kind};
 use futures_util::{FutureExt, future::BoxFuture};
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{fmt::Display, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 /// What the driver has done for it. An error is the attempt's failure.
