@@ -1,16 +1,19 @@
 //! Invariants of the pure scheduler, under random ends of agents, gradings and commits in random order.
 
+mod world;
+
 use proptest::prelude::*;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use sweroll::{
     bench::schedule::{Scenario, simulate},
-    domain::{Attempt, AttemptId, EpisodeId, Failure, Kind},
+    domain::{Attempt, EpisodeId, Kind},
     scheduler::{
         budget::Spend,
-        core::{Action, Core, Input, Todo},
+        core::{Input, Todo},
         policy::Policy,
     },
 };
+use world::World;
 
 const KINDS: [Kind; 11] = [
     Kind::EndpointUnavailable,
@@ -31,102 +34,6 @@ const MILD: usize = 8;
 
 fn episodes(instances: u32, samples: u32) -> Vec<EpisodeId> {
     (0..instances).flat_map(|i| (0..samples).map(move |sample| EpisodeId { instance: format!("i{i}").parse().unwrap(), sample })).collect()
-}
-
-/// A world that performs actions in an order of its own choosing and keeps the books.
-struct World {
-    core: Core,
-    policy: Policy,
-    now: u64,
-    agents: BTreeSet<AttemptId>,
-    gradings: BTreeMap<AttemptId, u32>,
-    grading: BTreeSet<AttemptId>,
-    commits: BTreeMap<AttemptId, bool>,
-    counted: BTreeMap<EpisodeId, AttemptId>,
-    begun: BTreeMap<EpisodeId, Vec<Attempt>>,
-    abandoned: BTreeSet<EpisodeId>,
-    wake: Option<u64>,
-    finished: u32,
-}
-
-impl World {
-    fn new(policy: Policy, todo: Vec<Todo>) -> Self {
-        World {
-            core: Core::new(policy.clone(), todo, None),
-            policy,
-            now: 0,
-            agents: BTreeSet::new(),
-            gradings: BTreeMap::new(),
-            grading: BTreeSet::new(),
-            commits: BTreeMap::new(),
-            counted: BTreeMap::new(),
-            begun: BTreeMap::new(),
-            abandoned: BTreeSet::new(),
-            wake: None,
-            finished: 0,
-        }
-    }
-
-    fn step(&mut self, input: Input) {
-        for action in self.core.step(input, self.now) {
-            assert_eq!(self.finished, 0, "an action after the end: {action:?}");
-            match action {
-                Action::StartAgent { id } => {
-                    self.begun.entry(id.episode.clone()).or_default().push(id.attempt);
-                    assert!(self.agents.insert(id));
-                }
-                Action::Grade { id } => {
-                    *self.gradings.entry(id.clone()).or_default() += 1;
-                    assert!(self.grading.insert(id));
-                }
-                Action::Commit { id, counts } => assert!(self.commits.insert(id, counts).is_none()),
-                Action::Skip { id, .. } => assert!(self.commits.insert(id, true).is_none()),
-                Action::WakeAt { at_ms } => self.wake = Some(at_ms),
-                Action::Finished => self.finished += 1,
-                Action::Abandon { id } => assert!(self.abandoned.insert(id.episode), "abandoned twice"),
-                Action::Quarantine { .. }
-                | Action::Retrying { .. }
-                | Action::Draining { .. }
-                | Action::Held { .. }
-                | Action::Waive { .. } => {}
-            }
-        }
-        assert!(self.agents.len() <= self.policy.concurrency);
-        assert!(self.grading.len() <= self.policy.grader_slots());
-    }
-
-    /// One thing that is under way ends; `choice` says which, `fate` how.
-    fn advance(&mut self, choice: usize, fate: usize, kinds: &[Kind]) {
-        let under_way = self.agents.len() + self.grading.len() + self.commits.len();
-        if under_way == 0 {
-            self.now = self.wake.take().unwrap_or(self.now + 1).max(self.now);
-            return self.step(Input::Tick);
-        }
-        self.now += 7;
-        let failure = kinds.get(fate).map(|kind| Failure::new(*kind, "x"));
-        let mut pick = choice % under_way;
-        if let Some(id) = self.agents.iter().nth(pick).cloned() {
-            self.agents.remove(&id);
-            return self.step(Input::AgentEnded { id, spent: Spend::default(), failure });
-        }
-        pick -= self.agents.len();
-        if let Some(id) = self.grading.iter().nth(pick).cloned() {
-            self.grading.remove(&id);
-            return self.step(Input::GradeEnded { id, grade: failure.map_or(Ok(true), Err) });
-        }
-        pick -= self.grading.len();
-        if let Some((id, counts)) = self.commits.iter().nth(pick).map(|(id, counts)| (id.clone(), *counts)) {
-            self.commits.remove(&id);
-            if failure.as_ref().is_some_and(|f| f.kind == Kind::RunDir) {
-                let failure = Failure::new(Kind::RunDir, "the disk is full");
-                return self.step(Input::CommitFailed { id, failure });
-            }
-            if counts {
-                assert!(self.counted.insert(id.episode.clone(), id.clone()).is_none(), "{} counted twice", id.episode);
-            }
-            self.step(Input::Committed { id });
-        }
-    }
 }
 
 fn policies() -> impl Strategy<Value = Policy> {
@@ -156,11 +63,7 @@ proptest! {
                 world.advance(choice, fate, &KINDS[..MILD]);
             }
         }
-        for _ in 0..10_000 {
-            if world.finished == 0 {
-                world.advance(0, usize::MAX, &[]);
-            }
-        }
+        world.finish();
         prop_assert_eq!(world.finished, 1, "the run ends");
         // An attempt whose grading had no sandbox is left to the next opening; all others are decided.
         let settled: BTreeSet<_> = world.counted.keys().chain(&world.abandoned).cloned().collect();
@@ -195,15 +98,97 @@ proptest! {
                 world.advance(choice, fate, &KINDS);
             }
         }
-        for _ in 0..10_000 {
-            if world.finished == 0 {
-                world.advance(0, usize::MAX, &[]);
-            }
-        }
+        world.finish();
         prop_assert_eq!(world.finished, 1);
         prop_assert!(world.agents.is_empty() && world.grading.is_empty() && world.commits.is_empty());
-        prop_assert_eq!(world.counted.len() + world.core.undecided(), all.len(), "what is not decided is known to be so");
+        prop_assert_eq!(world.core.undecided(), world.left(&all), "what is not decided is known to be so");
     }
+
+    /// Whatever bounds the run, and whatever fails: the world holds every step to what may begin; in the end each episode is decided, waived
+    /// or left, and no more was spent than the budget and what was in flight.
+    #[test]
+    fn a_bounded_run_begins_nothing_that_it_may_not(
+        mut policy in policies(),
+        until_resolved in 0u32..3,
+        budget_tokens in prop_oneof![Just(0u64), 1u64..3000],
+        keep_going: bool,
+        ends in prop::collection::vec((any::<usize>(), 0usize..40, 0u8..30), 1..400),
+    ) {
+        let all = episodes(4, 5);
+        let todo = all.iter().map(|e| Todo { episode: e.clone(), attempt: Attempt::FIRST, ended: false }).collect();
+        policy = Policy { until_resolved, budget_tokens, keep_going, ..policy };
+        let mut world = World::new(policy.clone(), todo);
+        world.step(Input::Tick);
+        for (choice, fate, told) in ends {
+            match told {
+                _ if world.finished > 0 => {}
+                0 => world.step(Input::Hold { reason: "the disk is full".into() }),
+                1 | 2 => world.step(Input::Release),
+                3 if choice % 8 == 0 => world.step(Input::Drain { reason: "asked".into() }),
+                _ => world.advance(choice, fate, &KINDS),
+            }
+        }
+        if world.finished == 0 {
+            world.step(Input::Release);
+        }
+        world.finish();
+        prop_assert_eq!(world.finished, 1, "the run ends");
+        prop_assert!(world.agents.is_empty() && world.grading.is_empty() && world.commits.is_empty());
+        let left = world.left(&all);
+        prop_assert_eq!(world.core.undecided(), left);
+        prop_assert!(left == 0 || world.draining || !world.abandoned.is_empty(), "{} are left and nobody says why", left);
+        prop_assert!(world.waived.is_empty() || until_resolved > 0);
+        prop_assert!(world.quarantined.is_empty() || !keep_going);
+        let in_flight = policy.concurrency as u64 * world.dearest;
+        prop_assert!(budget_tokens == 0 || world.spent <= budget_tokens + in_flight, "{} of {}", world.spent, budget_tokens);
+    }
+
+    /// An episode that takes longer than all others together keeps its own slot, and nobody else's.
+    #[test]
+    fn a_straggler_holds_up_nobody(
+        policy in policies(),
+        straggler in 0usize..12,
+        ends in prop::collection::vec((any::<usize>(), 0usize..24), 1..300),
+    ) {
+        let all = episodes(4, 3);
+        let todo = all.iter().map(|e| Todo { episode: e.clone(), attempt: Attempt::FIRST, ended: false }).collect();
+        let mut world = World::new(Policy { concurrency: policy.concurrency + 1, keep_going: true, ..policy }, todo);
+        world.straggler = Some(all[straggler].clone());
+        world.step(Input::Tick);
+        for (choice, fate) in ends {
+            world.advance(choice, fate, &KINDS[..MILD]);
+        }
+        world.finish();
+        prop_assert_eq!(world.finished, 0);
+        prop_assert_eq!(world.counted.len() + world.abandoned.len(), all.len() - 1, "all others are decided beside it");
+        let id = world.agents.first().cloned().unwrap();
+        world.end_agent(&id, 1, None);
+        world.straggler = None;
+        world.finish();
+        prop_assert_eq!((world.finished, world.core.undecided()), (1, world.abandoned.len()));
+    }
+}
+
+/// Of a budget for three hundred episodes and a thousand slots: hundreds are finished, where a first wave of a thousand would finish none.
+#[test]
+fn a_budget_is_spent_on_episodes_that_are_finished() {
+    let all = episodes(1000, 1);
+    let todo = all.iter().map(|e| Todo { episode: e.clone(), attempt: Attempt::FIRST, ended: false }).collect();
+    let mut world = World::new(Policy { concurrency: 1000, budget_tokens: 300 * 49, ..Policy::default() }, todo);
+    world.step(Input::Tick);
+    assert_eq!(world.agents.len(), 16, "what one costs is not known");
+    let (mut choice, mut most) = (1_usize, 0);
+    while world.finished == 0 {
+        most = most.max(world.agents.len());
+        choice = choice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407) >> 1;
+        world.advance(choice, usize::MAX, &[]);
+    }
+    assert!((280..=310).contains(&world.counted.len()) && most > 60, "{} finished, {most} at once", world.counted.len());
+    assert!(
+        world.spent <= 300 * 49 + world.dearest && world.core.drain_reason().unwrap().contains("the budget is spent"),
+        "{}",
+        world.spent
+    );
 }
 
 #[test]
