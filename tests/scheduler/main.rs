@@ -176,7 +176,7 @@ fn a_budget_is_spent_on_episodes_that_are_finished() {
     let todo = all.iter().map(|e| Todo { episode: e.clone(), attempt: Attempt::FIRST, ended: false }).collect();
     let mut world = World::new(Policy { concurrency: 1000, budget_tokens: 300 * 49, ..Policy::default() }, todo);
     world.step(Input::Tick);
-    assert_eq!(world.agents.len(), 16, "what one costs is not known");
+    assert_eq!(world.agents.len(), 4, "what one costs is not known");
     let (mut choice, mut most) = (1_usize, 0);
     while world.finished == 0 {
         most = most.max(world.agents.len());
