@@ -448,6 +448,7 @@ impl Work for Engine {
                     if let Some(images) = self.images.get() {
                         images.abandoned(&id);
                     }
+                    (self.emit)(EventKind::Abandoned { id }).await;
                 }
                 _ => {}
             }
