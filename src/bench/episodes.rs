@@ -103,7 +103,7 @@ pub struct Figures {
     /// Resident when 1,000 episodes were committed, and when the last tenth of the run began; 0 in runs of less than 2,000.
     pub warm_mib: f64,
     pub late_mib: f64,
-    /// How much later than asked for a task woke that sleeps a millisecond at a time.
+    /// How much later than asked for a task woke that sleeps two milliseconds at a time.
     pub stall_ms_p99: f64,
     pub stall_ms_max: f64,
     pub stalls_over_20_ms: u64,
@@ -184,9 +184,9 @@ fn sample(counts: &Counts, watch: &Watch, stop: &AtomicBool) -> (Vec<Look>, u64)
     (looks, files)
 }
 
-/// Sleeps a millisecond at a time and notes how late it wakes.
+/// Sleeps two milliseconds at a time and notes how late it wakes. More often would cost what a turn costs.
 async fn probe(late: Arc<Mutex<(Histogram, u64)>>) {
-    let tick = Duration::from_millis(1);
+    let tick = Duration::from_millis(2);
     loop {
         let began = Instant::now();
         tokio::time::sleep(tick).await;
@@ -265,8 +265,7 @@ pub fn measure(plan: &Plan, dir: &Path) -> Result<Report, BenchError> {
     bind(if theirs.is_empty() { &all } else { theirs })?;
     let endpoint = Endpoint::start(plan, &instances)?;
     bind(ours)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(ours.len().max(1)).enable_all().build();
-    let runtime = runtime.map_err(|e| broken("no async runtime", e))?;
+    let runtime = engine::runtime(Some(ours.len().max(1))).map_err(|e| broken("no async runtime", e))?;
     let settings = settings(plan, &endpoint.url, instances, rows)?;
     let figures = runtime.block_on(run(plan, settings, &dir.join("run"), &endpoint))?;
     bind(&all)?;
