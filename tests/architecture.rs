@@ -96,6 +96,7 @@ const PURE: [&str; 41] = [
     "endpoint/server/rate.rs",
     "scheduler/core.rs",
     "scheduler/images.rs",
+    "scheduler/pace.rs",
     "scheduler/policy.rs",
     "scheduler/queue.rs",
     "bench/schedule/fate.rs",

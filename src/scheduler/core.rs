@@ -5,7 +5,8 @@
 
 use super::{
     budget::{Forecast, Spend},
-    policy::Policy,
+    pace::Pace,
+    policy::{Order, Policy},
     queue::{Next, Queue},
 };
 use crate::domain::{Attempt, AttemptId, Class, Disposition, EpisodeId, Failure, InstanceId, Kind};
@@ -100,6 +101,7 @@ struct Live {
     /// Attempts begun in this opening.
     tries: u32,
     gradings: u32,
+    begun_ms: u64,
     /// Not begun, only recorded.
     skipped: bool,
     stage: Stage,
@@ -136,6 +138,7 @@ pub struct Core {
     policy: Policy,
     queue: Queue,
     forecast: Forecast,
+    pace: Pace,
     live: HashMap<EpisodeId, Live>,
     grade_queue: VecDeque<AttemptId>,
     /// Gradings to be done again, and when.
@@ -160,6 +163,7 @@ impl Core {
         let mut core = Core {
             forecast: Forecast::new(policy.budget(), Spend::default(), 0),
             policy,
+            pace: Pace::default(),
             queue: Queue::default(),
             live: HashMap::new(),
             grade_queue: VecDeque::new(),
@@ -179,7 +183,7 @@ impl Core {
         for Todo { episode, attempt, ended } in todo {
             if ended {
                 core.grade_queue.push_back(AttemptId { episode: episode.clone(), attempt });
-                core.live.insert(episode, Live { attempt, tries: 1, gradings: 0, skipped: false, stage: Stage::Queued });
+                core.live.insert(episode, Live { attempt, tries: 1, gradings: 0, begun_ms: 0, skipped: false, stage: Stage::Queued });
             } else {
                 core.queue.push(Next { episode, attempt, tries: 0 });
             }
@@ -230,7 +234,7 @@ impl Core {
     pub fn step(&mut self, input: Input, now_ms: u64) -> Vec<Action> {
         let mut actions = Vec::new();
         match input {
-            Input::AgentEnded { id, spent, failure } => self.agent_ended(id, spent, failure, &mut actions),
+            Input::AgentEnded { id, spent, failure } => self.agent_ended(id, spent, failure, now_ms, &mut actions),
             Input::GradeEnded { id, grade } => self.grade_ended(id, grade, now_ms, &mut actions),
             Input::Committed { id } => self.committed(id, now_ms, &mut actions),
             Input::CommitFailed { id, failure } => {
@@ -279,7 +283,7 @@ impl Core {
         }
     }
 
-    fn agent_ended(&mut self, id: AttemptId, spent: Spend, failure: Option<Failure>, actions: &mut Vec<Action>) {
+    fn agent_ended(&mut self, id: AttemptId, spent: Spend, failure: Option<Failure>, now_ms: u64, actions: &mut Vec<Action>) {
         if self.stage(&id) != Some(&Stage::Agent) {
             return;
         }
@@ -288,6 +292,8 @@ impl Core {
         match failure {
             None => {
                 self.failures_in_a_row = 0;
+                let begun_ms = self.live.get(&id.episode).map_or(now_ms, |live| live.begun_ms);
+                self.pace.ended(&id.episode.instance, now_ms.saturating_sub(begun_ms));
                 self.set(&id, Stage::Queued);
                 self.grade_queue.push_back(id);
             }
@@ -440,6 +446,9 @@ impl Core {
 
     fn begin(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
         self.queue.advance(now_ms);
+        if matches!(self.policy.order, Order::Sample | Order::Auto) && self.pace.is_time(self.queue.len(), self.policy.concurrency) {
+            self.queue.longest_first(|instance| self.pace.expected_ms(instance));
+        }
         let mut waived = Vec::new();
         while self.agents < self.policy.concurrency
             && self.grade_queue.len() < self.policy.backlog_limit()
@@ -453,7 +462,7 @@ impl Core {
                 continue;
             }
             let id = AttemptId { episode: episode.clone(), attempt };
-            let live = Live { attempt, tries: tries + 1, gradings: 0, skipped: false, stage: Stage::Agent };
+            let live = Live { attempt, tries: tries + 1, gradings: 0, begun_ms: now_ms, skipped: false, stage: Stage::Agent };
             if let Some(cause) = self.quarantined.get(&episode.instance).filter(|_| !self.policy.keep_going) {
                 let failure = Failure::new(cause.kind, format!("not begun, since another sample of its instance failed for good: {cause}"));
                 self.live.insert(episode, Live { stage: Stage::Committing { again: None }, skipped: true, ..live });

@@ -9,8 +9,8 @@ use sweroll::{
     domain::{Attempt, EpisodeId, Kind},
     scheduler::{
         budget::Spend,
-        core::{Input, Todo},
-        policy::Policy,
+        core::{Action, Core, Input, Todo},
+        policy::{Order, Policy},
     },
 };
 use world::World;
@@ -189,6 +189,34 @@ fn a_budget_is_spent_on_episodes_that_are_finished() {
         "{}",
         world.spent
     );
+}
+
+/// Instances of which each sample takes as many steps as the one before: the last samples begin with the longest.
+#[test]
+fn the_last_are_begun_longest_first() {
+    let policy = Policy { concurrency: 1, grade_backlog: 100, ..Policy::default() };
+    let begun = |order| {
+        let mut core = Core::new(Policy { order, ..policy.clone() }, todo_by_sample(5, 4), None);
+        let (mut actions, mut now, mut begun) = (core.step(Input::Tick, 0), 0, Vec::new());
+        while let Some(id) = actions.iter().find_map(|action| if let Action::StartAgent { id } = action { Some(id.clone()) } else { None })
+        {
+            let took = [10, 50, 20, 40, 30][id.episode.instance.as_str()[1..].parse::<usize>().unwrap()];
+            begun.push(id.episode.to_string());
+            now += took;
+            actions = core.step(Input::AgentEnded { id, spent: Spend::default(), failure: None }, now);
+        }
+        begun
+    };
+    let (by_time, as_they_are) = (begun(Order::Auto), begun(Order::Instance));
+    assert_eq!(by_time[..12], as_they_are[..12]);
+    assert_eq!(by_time[12..17], ["i1@3", "i3@2", "i3@3", "i4@2", "i4@3"], "eight were left, and all known");
+    assert_eq!(as_they_are[12..17], ["i2@2", "i3@2", "i4@2", "i0@3", "i1@3"]);
+}
+
+fn todo_by_sample(instances: u32, samples: u32) -> Vec<Todo> {
+    let mut all = episodes(instances, samples);
+    all.sort_by_key(|episode| episode.sample);
+    all.into_iter().map(|episode| Todo { episode, attempt: Attempt::FIRST, ended: false }).collect()
 }
 
 #[test]
