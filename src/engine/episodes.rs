@@ -28,9 +28,9 @@ use std::{
     collections::{BTreeMap, HashMap},
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 /// Everything a run's episodes share.
 pub(super) struct Engine {
@@ -454,6 +454,7 @@ impl Work for Engine {
                     if let Some(images) = self.images.get() {
                         images.abandoned(&id);
                     }
+                    (self.emit)(EventKind::Abandoned { id }).await;
                 }
                 _ => {}
             }
