@@ -80,9 +80,10 @@ impl Files {
     }
 }
 
-/// Programs of this host with the libraries they load.
-pub fn base() -> Layer {
+/// Programs of this host with the libraries they load. `salt` makes it another layer than any that is somewhere already.
+pub fn base(salt: &str) -> Layer {
     let mut files = Files::new();
+    files.add("/etc/salt", 0o644, salt.as_bytes());
     let mut libraries = BTreeSet::new();
     for program in PROGRAMS {
         let places = ["/bin", "/usr/bin"].map(|dir| Path::new(dir).join(program));
@@ -99,12 +100,12 @@ pub fn base() -> Layer {
     files.layer()
 }
 
-/// An image over `base` with `bytes` of its own that do not compress.
-pub fn image(base: &Layer, name: &str, bytes: usize) -> Made {
+/// An image over `base` with `bytes` of its own that do not compress, made from `salt`.
+pub fn image(base: &Layer, name: &str, salt: &str, bytes: usize) -> Made {
     let mut files = Files::new();
     files.add("/repo/greet.sh", 0o755, b"#!/bin/sh\necho \"Hello, $2!\"\n");
     files.add("/repo/tests/hello.sh", 0o644, b"sh greet.sh x y | grep -q '^Hello, '\n");
-    let mut state = name.bytes().fold(1_u64, |state, byte| state.wrapping_mul(31).wrapping_add(byte.into()));
+    let mut state = salt.bytes().chain(name.bytes()).fold(1_u64, |state, byte| state.wrapping_mul(31).wrapping_add(byte.into()));
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 56) as u8

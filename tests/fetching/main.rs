@@ -97,7 +97,7 @@ fn bad_weather(backend: Backend) {
     });
     place.run(0, 2, &["scheduler.concurrency=2", "scheduler.images.pulls_in_flight=1", "scheduler.images.backoff_s=1"]);
     let summary = summary(&place.out());
-    assert_eq!((&summary["resolved"], &summary["failed"]["task"]), (&6.into(), &2.into()), "{summary}");
+    assert_eq!((&summary["resolved"], &summary["failed"]["infra"]), (&6.into(), &2.into()), "{summary}");
     let failed: Vec<Value> = records(&place.out(), "attempts").iter().map(failure).filter(|failure| !failure.is_null()).collect();
     assert!(!failed.is_empty());
     for failure in &failed {
@@ -164,7 +164,7 @@ fn a_run_on_a_store_goes_on_after_it_was_killed_over_a_pull() {
 #[test]
 fn a_run_that_finds_no_room_says_what_is_full_and_ends_and_goes_on_later() {
     let Some(place) = Place::new(Backend::Native, &["a"], 1 << 10) else { return };
-    let said = place.run(1, 1, &[&format!("scheduler.images.disk_high={ALL}"), "scheduler.images.full_wait_s=1"]);
+    let said = place.run(3, 1, &[&format!("scheduler.images.disk_high={ALL}"), "scheduler.images.full_wait_s=1"]);
     let store = place.store();
     for part in [&*store.to_string_lossy(), "scheduler.images.disk_high", "scheduler.images.full_wait_s", "the same command resumes"] {
         assert!(said.contains(part), "{part}: {said}");

@@ -38,9 +38,8 @@ impl Place {
             return None;
         }
         let mut registry = Registry::start()?;
-        let base = made::base();
-        let there = names.iter().filter(|name| !name.starts_with("no-"));
-        registry.add(&there.map(|name| made::image(&base, name, bytes)).collect::<Vec<_>>());
+        let there: Vec<&str> = names.iter().copied().filter(|name| !name.starts_with("no-")).collect();
+        registry.add(&there, bytes);
         let temp = tempfile::tempdir().unwrap();
         let instances = temp.path().join("instances.jsonl");
         let rows = names.iter().map(|name| format!("{}\n", made::instance(name, &registry.name(name))));

@@ -1,7 +1,6 @@
 //! An image in use does not go, whoever uses it.
 
 use crate::common::docker;
-use crate::made;
 use crate::registry::Registry;
 use std::path::PathBuf;
 use sweroll::{
@@ -16,8 +15,7 @@ use sweroll::{
 
 fn registry() -> Option<Registry> {
     let mut registry = Registry::start()?;
-    let base = made::base();
-    registry.add(&[made::image(&base, "one", 1 << 16), made::image(&base, "two", 1 << 16)]);
+    registry.add(&["one", "two"], 1 << 16);
     Some(registry)
 }
 
