@@ -220,6 +220,10 @@ pub async fn run(
     if let Err(failure) = provider.sweep(&run).await {
         tracing::warn!(%failure, "sandboxes may be left; the next run removes them");
     }
+    // Their containers are gone by now.
+    if let (Some(images), false) = (engine.images.get(), end == End::Killed) {
+        images.finish().await;
+    }
     let summary = engine.store.summary();
     let budget = engine.purse.said();
     (engine.emit)(EventKind::RunEnded { committed: summary.episodes.committed, outstanding: summary.episodes.outstanding }).await;

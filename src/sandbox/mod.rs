@@ -29,6 +29,7 @@ use crate::domain::{AttemptId, Failure, Kind};
 use crate::toolbox::client::{self, Toolbox};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What a sandbox is for; a label on its container.
@@ -222,6 +223,10 @@ pub trait Provider: Send + Sync {
     /// Where images lie, if that is on this host.
     fn disk(&self) -> BoxFuture<'_, Option<Disk>> {
         Box::pin(async { None })
+    }
+    /// The directory on this host where images lie, for the user to make room there.
+    fn images_at(&self) -> Option<PathBuf> {
+        None
     }
     /// Image present, first process started, toolbox greeted.
     ///
