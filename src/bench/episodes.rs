@@ -4,7 +4,9 @@
 use super::{
     machine::{self, Machine},
     meter::Histogram,
+    place::Helper,
     rows,
+    threads::{self, Share, Threads},
     watched::{Watch, Watched},
 };
 use crate::{
@@ -18,7 +20,7 @@ use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -29,7 +31,7 @@ use std::{
 use tokio::sync::mpsc;
 
 /// Version of [`Report`]; raised when a key changes its meaning or type.
-pub const BENCH_VERSION: u32 = 1;
+pub const BENCH_VERSION: u32 = 2;
 /// Bytes that a steady reply adds to a context, as JSON, with the frame of the observation.
 const REPLY: u64 = 480;
 /// Most instances made; further episodes are samples of them.
@@ -79,7 +81,11 @@ pub struct Report {
     pub schema_version: u32,
     pub machine: Machine,
     pub plan: Plan,
+    /// Where the run lay; on `tmpfs` a sync costs nothing.
+    pub file_system: String,
     pub figures: Figures,
+    /// `figures.cpu_s` by what the threads do.
+    pub threads: Vec<Share>,
 }
 
 /// `docs/performance.md` says how each is taken.
@@ -91,6 +97,10 @@ pub struct Figures {
     /// Processor time of the engine's process from the first admission to the end of the run, of all its threads.
     pub cpu_s: f64,
     pub cpu_us_per_turn: f64,
+    /// Of it: spent in the kernel.
+    pub system_us_per_turn: f64,
+    /// The most at the same time.
+    pub live_max: u64,
     /// Live episodes where `rss_kib_per_episode` was taken.
     pub live: u64,
     /// Resident, above what was resident before the run began and above all transcripts' bytes, by live episode: the worst look of
@@ -111,6 +121,9 @@ pub struct Figures {
     /// From a reply to the same episode's next request, tool call and both spool entries between, less `delay_ms`.
     pub next_request_us_p50: u64,
     pub next_request_us_p99: u64,
+    /// From a request given to the endpoint's client to its reply, parsed: the endpoint's latency, and all that HTTP costs.
+    pub reply_us_p50: u64,
+    pub reply_us_p99: u64,
     /// From the end of the agent to its record durable in shard and journal: an empty grade, token counts, the commit.
     pub commit_us_p50: u64,
     pub commit_us_p99: u64,
@@ -199,7 +212,7 @@ async fn probe(late: Arc<Mutex<(Histogram, u64)>>) {
 
 /// The scripted endpoint, ended with the value.
 struct Endpoint {
-    child: Child,
+    child: Helper,
     url: String,
 }
 
@@ -222,24 +235,14 @@ impl Endpoint {
             let _ = BufReader::new(out).read_line(&mut line);
         }
         let url = line.trim().strip_prefix("listening on ").unwrap_or_default().to_owned();
-        let endpoint = Endpoint { child, url };
+        let endpoint = Endpoint { child: Helper::new(child), url };
         if endpoint.url.is_empty() { Err(BenchError(format!("the scripted endpoint said {line:?} and no address"))) } else { Ok(endpoint) }
     }
 
     /// Seconds of processor time.
     fn cpu_s(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
-        // After the name in brackets: state, then ten numbers, then user and system time in ticks.
-        let ticks: u64 =
-            stat.rsplit_once(')').map_or("", |(_, rest)| rest).split(' ').skip(12).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
-        ticks as f64 / rustix::param::clock_ticks_per_second() as f64
-    }
-}
-
-impl Drop for Endpoint {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.0.id())).unwrap_or_default();
+        threads::stat(&stat).map_or(0.0, |(_, time)| (time.user + time.system).as_secs_f64())
     }
 }
 
@@ -265,12 +268,13 @@ pub fn measure(plan: &Plan, dir: &Path) -> Result<Report, BenchError> {
     bind(if theirs.is_empty() { &all } else { theirs })?;
     let endpoint = Endpoint::start(plan, &instances)?;
     bind(ours)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(ours.len().max(1)).enable_all().build();
-    let runtime = runtime.map_err(|e| broken("no async runtime", e))?;
+    let threads = Threads::default();
+    let runtime = threads.runtime(ours.len().max(1)).map_err(|e| broken("no async runtime", e))?;
     let settings = settings(plan, &endpoint.url, instances, rows)?;
-    let figures = runtime.block_on(run(plan, settings, &dir.join("run"), &endpoint))?;
+    let (figures, threads) = runtime.block_on(run(plan, settings, &dir.join("run"), &endpoint, &threads))?;
     bind(&all)?;
-    Ok(Report { schema_version: BENCH_VERSION, machine, plan: plan.clone(), figures })
+    let file_system = machine::file_system(dir);
+    Ok(Report { schema_version: BENCH_VERSION, machine, plan: plan.clone(), file_system, figures, threads })
 }
 
 fn settings(plan: &Plan, url: &str, instances: PathBuf, rows: u64) -> Result<Settings, BenchError> {
@@ -292,7 +296,13 @@ fn settings(plan: &Plan, url: &str, instances: PathBuf, rows: u64) -> Result<Set
     Ok(settings)
 }
 
-async fn run(plan: &Plan, settings: Settings, out: &Path, endpoint: &Endpoint) -> Result<Figures, BenchError> {
+async fn run(
+    plan: &Plan,
+    settings: Settings,
+    out: &Path,
+    endpoint: &Endpoint,
+    threads: &Threads,
+) -> Result<(Figures, Vec<Share>), BenchError> {
     let ask = || tokio::runtime::Handle::current().block_on(engine::preflight(&settings));
     let opened = tokio::task::block_in_place(|| engine::open(out, &settings, ask));
     let (opened, ready) = opened.map_err(|e| broken("the run could not be opened", e))?;
@@ -310,13 +320,17 @@ async fn run(plan: &Plan, settings: Settings, out: &Path, endpoint: &Endpoint) -
     let probing = tokio::spawn(probe(Arc::clone(&late)));
     let stop = Arc::new(AtomicBool::new(false));
     let (_go_on, stopping) = mpsc::channel(1);
+    let (took, time) = (threads.look(), threads::process());
     let (idle, cpu, began, served) = (machine::resident(), machine::cpu_time(), Instant::now(), endpoint.cpu_s());
     let sampler = {
         let (counts, watch, stop) = (Arc::clone(&counts), watch.clone(), Arc::clone(&stop));
-        thread::spawn(move || sample(&counts, &watch, &stop))
+        let sampler = thread::Builder::new().name("sampler".into()).spawn(move || sample(&counts, &watch, &stop));
+        sampler.map_err(|e| broken("no thread", e))?
     };
     let report = engine::run(ready, opened.store, settings, None, emit, stopping).await.map_err(|e| broken("the run failed", e))?;
     let (wall, cpu) = (began.elapsed(), machine::cpu_time().saturating_sub(cpu));
+    let system = threads::process().system.saturating_sub(time.system);
+    let shares = threads::shares(&took, &threads.look(), cpu);
     let endpoint_cpu_s = endpoint.cpu_s() - served;
     probing.abort();
     stop.store(true, Relaxed);
@@ -338,12 +352,15 @@ async fn run(plan: &Plan, settings: Settings, out: &Path, endpoint: &Endpoint) -
         turns_per_s: turns as f64 / wall.as_secs_f64(),
         cpu_s: cpu.as_secs_f64(),
         cpu_us_per_turn: cpu.as_secs_f64() * 1e6 / turns as f64,
+        system_us_per_turn: system.as_secs_f64() * 1e6 / turns as f64,
         stall_ms_p99: ms(late.0.quantile(0.99)),
         stall_ms_max: ms(late.0.max()),
         stalls_over_20_ms: late.1,
         open_files,
         next_request_us_p50: gap(0.5),
         next_request_us_p99: gap(0.99),
+        reply_us_p50: seen.replies.quantile(0.5),
+        reply_us_p99: seen.replies.quantile(0.99),
         commit_us_p50: commits.quantile(0.5),
         commit_us_p99: commits.quantile(0.99),
         shard_bytes,
@@ -351,7 +368,7 @@ async fn run(plan: &Plan, settings: Settings, out: &Path, endpoint: &Endpoint) -
         endpoint_cpu_s,
         ..memory(&looks, idle)
     };
-    Ok(figures)
+    Ok((figures, shares))
 }
 
 /// What the looks say of memory.
@@ -366,6 +383,7 @@ fn memory(looks: &[Look], idle: u64) -> Figures {
         looks.iter().find(|look| look.committed >= committed).filter(|_| last >= 2 * WARM).map_or(0.0, |look| mib(look.resident))
     };
     Figures {
+        live_max: most,
         live: worst.map_or(0, |look| look.live),
         rss_kib_per_episode: worst.map_or(0.0, own),
         transcript_kib_per_episode: worst.map_or(0.0, |look| look.transcripts as f64 / 1024.0 / look.live as f64),
