@@ -19,7 +19,7 @@ use crate::{
         event::{EVENTS_VERSION, EventKind},
     },
     endpoint::{Endpoints, ModelClient},
-    grading,
+    grading, linux,
     sandbox::{
         Auto, Docker, Local, Native, Null, Provider,
         bases::{Bases, Look},
@@ -35,6 +35,29 @@ use budget::{Budgeted, Purse};
 use episodes::Engine;
 use std::sync::{Arc, Mutex, OnceLock};
 use tokio::sync::{Semaphore, mpsc};
+
+/// Of the allocator; each keeps freed memory of its own.
+const ARENAS: i32 = 4;
+
+/// The event loop, on as many threads as there are processors where nothing is said.
+///
+/// # Errors
+/// Of the kernel.
+pub fn runtime(threads: Option<usize>) -> std::io::Result<tokio::runtime::Runtime> {
+    runtime_builder(threads).build()
+}
+
+/// The same, to be added to.
+#[must_use]
+pub fn runtime_builder(threads: Option<usize>) -> tokio::runtime::Builder {
+    linux::keep_memory(ARENAS);
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        builder.worker_threads(threads);
+    }
+    builder.enable_all();
+    builder
+}
 
 /// What a run came to.
 #[derive(Debug)]

@@ -33,6 +33,7 @@ const RULES: [(&str, &[&str]); 23] = [
             "engine",
             "grading",
             "images",
+            "linux",
             "reporter",
             "sandbox",
             "scheduler",

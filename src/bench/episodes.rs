@@ -19,7 +19,7 @@ use serde::Serialize;
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
@@ -38,8 +38,11 @@ const REPLY: u64 = 480;
 const MAX_ROWS: u64 = 10_000;
 /// From one look at memory to the next.
 const SAMPLE: Duration = Duration::from_millis(250);
-/// Looks at memory from one count of open files to the next, which takes milliseconds where there are many.
+/// Looks at memory from one count of open files to the next, which takes milliseconds where there are many; so with threads.
 const FILES_EVERY: u64 = 8;
+const THREADS_EVERY: u64 = 4;
+/// How long the probe is measured alone, before the run.
+const ALONE: Duration = Duration::from_secs(1);
 /// Descriptors besides two a live episode, its connection and its spool.
 const SPARE_FILES: u64 = 300;
 /// Episodes that are warm-up where growth is looked for.
@@ -96,7 +99,10 @@ pub struct Figures {
     pub turns_per_s: f64,
     /// Processor time of the engine's process from the first admission to the end of the run, of all its threads.
     pub cpu_s: f64,
+    /// Less what the probe of stalls takes.
     pub cpu_us_per_turn: f64,
+    /// Of a timer a millisecond, measured alone before the run: where there is work as well it takes less.
+    pub probe_us_per_turn: f64,
     /// Of it: spent in the kernel.
     pub system_us_per_turn: f64,
     /// The most at the same time.
@@ -113,7 +119,7 @@ pub struct Figures {
     /// Resident when 1,000 episodes were committed, and when the last tenth of the run began; 0 in runs of less than 2,000.
     pub warm_mib: f64,
     pub late_mib: f64,
-    /// How much later than asked for a task woke that sleeps a millisecond at a time.
+    /// How much later than asked for a task woke that sleeps two milliseconds at a time.
     pub stall_ms_p99: f64,
     pub stall_ms_max: f64,
     pub stalls_over_20_ms: u64,
@@ -179,9 +185,18 @@ struct Look {
     committed: u64,
 }
 
+/// What the sampler saw.
+#[derive(Default)]
+struct Sampled {
+    looks: Vec<Look>,
+    files: u64,
+    /// The store's threads end with the run: this is from just before.
+    threads: BTreeMap<String, Duration>,
+}
+
 /// Looks until it is told to stop.
-fn sample(counts: &Counts, watch: &Watch, stop: &AtomicBool) -> (Vec<Look>, u64) {
-    let (mut looks, mut files) = (Vec::new(), 0);
+fn sample(counts: &Counts, watch: &Watch, threads: &Threads, stop: &AtomicBool) -> Sampled {
+    let Sampled { mut looks, mut files, threads: mut took } = Sampled::default();
     for number in 0_u64.. {
         if stop.load(Relaxed) {
             break;
@@ -192,14 +207,17 @@ fn sample(counts: &Counts, watch: &Watch, stop: &AtomicBool) -> (Vec<Look>, u64)
         if number % FILES_EVERY == FILES_EVERY / 2 {
             files = files.max(machine::open_files());
         }
+        if number % THREADS_EVERY == 0 {
+            took = threads.look();
+        }
         thread::sleep(SAMPLE);
     }
-    (looks, files)
+    Sampled { looks, files, threads: took }
 }
 
-/// Sleeps a millisecond at a time and notes how late it wakes.
+/// Sleeps two milliseconds at a time and notes how late it wakes. More often would cost what a turn costs.
 async fn probe(late: Arc<Mutex<(Histogram, u64)>>) {
-    let tick = Duration::from_millis(1);
+    let tick = Duration::from_millis(2);
     loop {
         let began = Instant::now();
         tokio::time::sleep(tick).await;
@@ -268,18 +286,30 @@ pub fn measure(plan: &Plan, dir: &Path) -> Result<Report, BenchError> {
     bind(if theirs.is_empty() { &all } else { theirs })?;
     let endpoint = Endpoint::start(plan, &instances)?;
     bind(ours)?;
-    let threads = Threads::default();
-    let runtime = threads.runtime(ours.len().max(1)).map_err(|e| broken("no async runtime", e))?;
-    let settings = settings(plan, &endpoint.url, instances, rows)?;
+    let (threads, workers) = (Threads::default(), ours.len().max(1));
+    let runtime = threads.told_apart(&mut engine::runtime_builder(Some(workers)), workers).build();
+    let runtime = runtime.map_err(|e| broken("no async runtime", e))?;
+    runtime.block_on(warm_up(plan, &instances, &dir.join("warm"), &threads))?;
+    let settings = settings_of(plan, &endpoint.url, &instances, rows)?;
     let (figures, threads) = runtime.block_on(run(plan, settings, &dir.join("run"), &endpoint, &threads))?;
     bind(&all)?;
     let file_system = machine::file_system(dir);
     Ok(Report { schema_version: BENCH_VERSION, machine, plan: plan.clone(), file_system, figures, threads })
 }
 
-fn settings(plan: &Plan, url: &str, instances: PathBuf, rows: u64) -> Result<Settings, BenchError> {
+/// One short episode, after which all that a run needs but once is in memory: tokenizer, threads, compression.
+async fn warm_up(plan: &Plan, instances: &Path, out: &Path, threads: &Threads) -> Result<(), BenchError> {
+    let short = Plan { concurrency: 1, turns: 2, episodes: 1, latency_s: 0.0, delay_ms: 0, ..plan.clone() };
+    let only = out.with_extension("jsonl");
+    rows::write(&only, 1).map_err(|e| broken("the instances could not be written", e))?;
+    let endpoint = Endpoint::start(&short, instances)?;
+    let settings = settings_of(&short, &endpoint.url, &only, 1)?;
+    run(&short, settings, out, &endpoint, threads).await.map(drop)
+}
+
+fn settings_of(plan: &Plan, url: &str, instances: &Path, rows: u64) -> Result<Settings, BenchError> {
     let mut settings = Settings::default();
-    settings.instances.path = instances;
+    instances.clone_into(&mut settings.instances.path);
     settings.instances.samples = u32::try_from(plan.episodes.div_ceil(rows)).map_err(|e| broken("so many episodes", e))?;
     settings.endpoint.url = url.to_owned();
     settings.endpoint.model = "steady".to_owned();
@@ -318,23 +348,31 @@ async fn run(
     };
     let late = Arc::new(Mutex::new((Histogram::default(), 0)));
     let probing = tokio::spawn(probe(Arc::clone(&late)));
+    let (alone, since) = (machine::cpu_time(), Instant::now());
+    tokio::time::sleep(ALONE).await;
+    let probe = machine::cpu_time().saturating_sub(alone).as_secs_f64() / since.elapsed().as_secs_f64();
     let stop = Arc::new(AtomicBool::new(false));
     let (_go_on, stopping) = mpsc::channel(1);
     let (took, time) = (threads.look(), threads::process());
     let (idle, cpu, began, served) = (machine::resident(), machine::cpu_time(), Instant::now(), endpoint.cpu_s());
     let sampler = {
-        let (counts, watch, stop) = (Arc::clone(&counts), watch.clone(), Arc::clone(&stop));
-        let sampler = thread::Builder::new().name("sampler".into()).spawn(move || sample(&counts, &watch, &stop));
+        let (counts, watch, stop, threads) = (Arc::clone(&counts), watch.clone(), Arc::clone(&stop), threads.clone());
+        let sampler = thread::Builder::new().name("sampler".into()).spawn(move || sample(&counts, &watch, &threads, &stop));
         sampler.map_err(|e| broken("no thread", e))?
     };
     let report = engine::run(ready, opened.store, settings, None, emit, stopping).await.map_err(|e| broken("the run failed", e))?;
     let (wall, cpu) = (began.elapsed(), machine::cpu_time().saturating_sub(cpu));
     let system = threads::process().system.saturating_sub(time.system);
-    let shares = threads::shares(&took, &threads.look(), cpu);
     let endpoint_cpu_s = endpoint.cpu_s() - served;
     probing.abort();
     stop.store(true, Relaxed);
-    let (looks, open_files) = sampler.join().unwrap_or_default();
+    let mut after = threads.look();
+    let sampled = sampler.join().unwrap_or_default();
+    for (name, time) in sampled.threads {
+        let known = after.entry(name).or_default();
+        *known = time.max(*known);
+    }
+    let shares = threads::shares(&took, &after, cpu);
     let trouble = counts.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
     if !matches!(report.end, End::Done) || counts.turns.load(Relaxed) == 0 {
         return Err(BenchError(format!("the run did not end well: {:?} {}", report.end, trouble.unwrap_or_default())));
@@ -351,12 +389,13 @@ async fn run(
         turns,
         turns_per_s: turns as f64 / wall.as_secs_f64(),
         cpu_s: cpu.as_secs_f64(),
-        cpu_us_per_turn: cpu.as_secs_f64() * 1e6 / turns as f64,
+        cpu_us_per_turn: (cpu.as_secs_f64() - probe * wall.as_secs_f64()) * 1e6 / turns as f64,
+        probe_us_per_turn: probe * wall.as_secs_f64() * 1e6 / turns as f64,
         system_us_per_turn: system.as_secs_f64() * 1e6 / turns as f64,
         stall_ms_p99: ms(late.0.quantile(0.99)),
         stall_ms_max: ms(late.0.max()),
         stalls_over_20_ms: late.1,
-        open_files,
+        open_files: sampled.files,
         next_request_us_p50: gap(0.5),
         next_request_us_p99: gap(0.99),
         reply_us_p50: seen.replies.quantile(0.5),
@@ -366,7 +405,7 @@ async fn run(
         shard_bytes,
         failed: counts.failed.load(Relaxed),
         endpoint_cpu_s,
-        ..memory(&looks, idle)
+        ..memory(&sampled.looks, idle)
     };
     Ok((figures, shares))
 }

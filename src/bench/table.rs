@@ -61,7 +61,7 @@ const DAY_S: f64 = 10.0;
 #[must_use]
 pub fn of_episodes(report: &episodes::Report) -> Vec<Row> {
     let (live, f) = (report.plan.concurrency, &report.figures);
-    let row = |what: &str, bound, figure, unit| Row::new(format!("{live} live: {what}"), bound, figure, unit);
+    let row = |what: &str, bound, figure, unit| Row::new(format!("{} live: {what}", grouped(live as u64)), bound, figure, unit);
     let many = (live as f64 >= LIVE).then(|| row("episodes at once in one process", AtLeast(LIVE), f.live_max as f64, ""));
     let all = [
         row("processor time a turn", AtMost(CPU_US), f.cpu_us_per_turn, "µs"),
@@ -75,7 +75,7 @@ pub fn of_episodes(report: &episodes::Report) -> Vec<Row> {
 #[must_use]
 pub fn of_long(report: &episodes::Report) -> Row {
     let (episodes, f) = (report.plan.episodes, &report.figures);
-    let what = format!("{episodes} episodes: memory after nine tenths, by that after 1,000");
+    let what = format!("{} episodes: memory after nine tenths, by that after 1,000", grouped(episodes));
     Row::new(what, AtMost(FLAT), if f.warm_mib > 0.0 { f.late_mib / f.warm_mib } else { f64::INFINITY }, "x")
 }
 
@@ -84,9 +84,9 @@ pub fn of_files(report: &files::Report) -> Vec<Row> {
     let bounds = FILES.iter().filter_map(|bound| Some((bound, report.steps.iter().find(|step| step.part == bound.0)?)));
     let rows = bounds.flat_map(|((part, seconds, mib), step)| {
         let what = match part {
-            Part::Startup => format!("startup on {} rows", report.rows),
-            Part::Resume => format!("resume of {} facts", report.facts),
-            Part::Summary => format!("summary of {} facts", report.facts),
+            Part::Startup => format!("startup on {} rows", grouped(report.rows)),
+            Part::Resume => format!("resume of {} facts", grouped(report.facts)),
+            Part::Summary => format!("summary of {} facts", grouped(report.facts)),
         };
         let time = Row::new(what.clone(), AtMost(*seconds), step.wall_s, "s");
         let memory = mib.map(|mib| Row::new(format!("{what}: memory"), AtMost(mib), step.peak_mib, "MiB"));
@@ -130,7 +130,7 @@ pub fn of_limits(report: &limits::Report) -> Vec<Row> {
 pub fn of_images(report: &images::Comparison) -> Vec<Row> {
     let Some(planned) = report.ways.first() else { return Vec::new() };
     let o = &report.options;
-    let run = format!("{} images x {} samples, simulated", o.images, o.samples);
+    let run = format!("{} images x {} samples, simulated", grouped(o.images.into()), o.samples);
     vec![
         Row::new(format!("{run}: pulled more than once"), AtMost(0.0), planned.pulled_again as f64, ""),
         Row::new(format!("{run}: disk at most"), AtMost(report.mark_gb), planned.disk_gb_max, "GB"),
@@ -139,7 +139,7 @@ pub fn of_images(report: &images::Comparison) -> Vec<Row> {
 
 #[must_use]
 pub fn of_schedule(report: &schedule::Report, seconds: f64) -> Vec<Row> {
-    let (day, episodes) = (format!("a day of {} episodes, simulated", report.episodes), f64::from(report.episodes));
+    let (day, episodes) = (format!("a day of {} episodes, simulated", grouped(report.episodes.into())), f64::from(report.episodes));
     vec![
         Row::new(format!("{day}: decided exactly once"), AtLeast(episodes), report.decided as f64, ""),
         Row::new(day, AtMost(DAY_S), seconds, "s"),
@@ -163,10 +163,15 @@ pub fn bounds(rows: &[Row]) -> String {
     out
 }
 
+/// `25,000`.
+fn grouped(number: u64) -> String {
+    if number < 1000 { number.to_string() } else { format!("{},{:03}", grouped(number / 1000), number % 1000) }
+}
+
 /// Three digits, or all before the point.
 fn number(value: f64) -> String {
     match value.abs() {
-        v if v >= 100.0 || v.fract() == 0.0 => format!("{value:.0}"),
+        v if v >= 100.0 || v.fract() == 0.0 => grouped(value.max(0.0).round() as u64),
         v if v >= 10.0 => format!("{value:.1}"),
         v if v >= 0.995 && v < 1.0 => format!("{value:.4}"),
         _ => format!("{value:.2}"),
@@ -178,12 +183,13 @@ type Line = (&'static str, fn(&episodes::Report) -> String);
 /// A column a measurement.
 #[must_use]
 pub fn live(reports: &[episodes::Report]) -> String {
-    const LINES: [Line; 15] = [
+    const LINES: [Line; 16] = [
         ("turns an episode", |r| r.plan.turns.to_string()),
         ("latency, median s", |r| number(r.plan.latency_s)),
         ("turns a second", |r| number(r.figures.turns_per_s)),
         ("processor time a turn, µs", |r| number(r.figures.cpu_us_per_turn)),
-        ("of it in the kernel", |r| number(r.figures.system_us_per_turn)),
+        ("the bench's own probe besides, at most", |r| number(r.figures.probe_us_per_turn)),
+        ("of both in the kernel", |r| number(r.figures.system_us_per_turn)),
         ("memory an episode above its transcript, KiB", |r| number(r.figures.rss_kib_per_episode)),
         ("its transcript then, KiB", |r| number(r.figures.transcript_kib_per_episode)),
         ("memory at most, MiB", |r| number(r.figures.peak_mib)),
@@ -211,7 +217,7 @@ pub fn live(reports: &[episodes::Report]) -> String {
     names.sort_by(|a, b| b.1.total_cmp(&a.1));
     let threads = names.iter().map(|(name, _)| (format!("µs a turn, {name}"), reports.iter().map(|r| number(a_turn(r, name))).collect()));
     lines.extend(threads);
-    let head = reports.iter().map(|r| format!("{} live", r.plan.concurrency)).collect::<Vec<_>>();
+    let head = reports.iter().map(|r| format!("{} live", grouped(r.plan.concurrency as u64))).collect::<Vec<_>>();
     grid("", &head, &lines)
 }
 
@@ -228,7 +234,7 @@ pub fn store(report: &store::Report) -> String {
         line("answered after p50, p99, ms", &|g| {
             format!("{}, {}", number(g.answer_us_p50 as f64 / 1e3), number(g.answer_us_p99 as f64 / 1e3))
         }),
-        line("commits a sync", &|g| number(g.commits as f64 / g.syncs.max(1) as f64)),
+        line("syncs a thousand commits", &|g| number(1000.0 * g.syncs as f64 / g.commits.max(1) as f64)),
     ];
     let s = &report.shards;
     format!(

@@ -7,14 +7,14 @@ use rustix::{
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 
 /// User and system time.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -51,16 +51,12 @@ pub fn process() -> Time {
 }
 
 impl Threads {
-    /// A runtime whose workers and whose blocking pool can be told apart.
-    ///
-    /// # Errors
-    /// Where the threads cannot be had.
-    pub fn runtime(&self, workers: usize) -> io::Result<Runtime> {
+    /// A runtime's so many workers and its blocking pool have names of their own, and what they took is kept when they end.
+    pub fn told_apart<'b>(&self, builder: &'b mut Builder, workers: usize) -> &'b mut Builder {
         let (begun, ended) = (AtomicUsize::new(0), self.clone());
         // The workers are the first threads that a runtime begins.
         let name = move || if begun.fetch_add(1, Relaxed) < workers { "workers" } else { "blocking" }.to_owned();
-        let mut builder = Builder::new_multi_thread();
-        builder.worker_threads(workers).thread_name_fn(name).on_thread_stop(move || ended.ended()).enable_all().build()
+        builder.thread_name_fn(name).on_thread_stop(move || ended.ended())
     }
 
     /// Of the thread that calls this, which is about to end.
@@ -121,7 +117,7 @@ mod tests {
                 && clock_gettime(ClockId::ThreadCPUTime).tv_nsec < begun.tv_nsec + 40_000_000
             {}
         };
-        let runtime = threads.runtime(1).unwrap();
+        let runtime = threads.told_apart(Builder::new_multi_thread().worker_threads(1), 1).build().unwrap();
         runtime.block_on(async { tokio::task::spawn_blocking(busy).await.unwrap() });
         runtime.block_on(async { tokio::spawn(async move { busy() }).await.unwrap() });
         drop(runtime);

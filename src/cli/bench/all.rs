@@ -39,9 +39,9 @@ pub struct Args {
     /// Processors of the engine; the endpoint has the others, if there are any. 0: both have all
     #[arg(long, value_name = "N", default_value_t = 2, env = "SWEROLL_CORES", help_heading = "Episodes")]
     cores: usize,
-    /// Median seconds of a reply; 10,000 episodes on two processors need some
-    #[arg(long, value_name = "S", default_value_t = 10.0, value_parser = seconds, env = "SWEROLL_LATENCY", help_heading = "Episodes")]
-    latency: f64,
+    /// Median seconds of a reply [default: one for each thousand live, at least one]
+    #[arg(long, value_name = "S", value_parser = seconds, env = "SWEROLL_LATENCY", help_heading = "Episodes")]
+    latency: Option<f64>,
     /// Short episodes, 100 at once, in a run that shows whether memory grows; 0: none, else at least 2000
     #[arg(long, value_name = "N", default_value_t = 100_000, env = "SWEROLL_BENCH_LONG", help_heading = "Episodes")]
     long: u64,
@@ -80,7 +80,7 @@ impl Args {
             concurrency: concurrency as usize,
             turns: self.turns,
             episodes: u64::from(concurrency),
-            latency_s: self.latency,
+            latency_s: self.latency.unwrap_or_else(|| (f64::from(concurrency) / 1000.0).max(1.0)),
             latency_sigma: 0.5,
             context_tokens: self.context,
             delay_ms: 20,
@@ -163,7 +163,7 @@ fn text(args: &Args, report: &Report) -> String {
     let m = &report.store.machine;
     let loads: Vec<_> = report.episodes.iter().map(|r| r.machine.load.to_string()).collect();
     format!(
-        "{}\n{}\n{}\n{}, {} processors, engine on {}, Linux {}, {}; load of the machine when each of the live ones began: {}. Median latency {} s, {} turns, contexts of {} tokens.{}\n",
+        "{}\n{}\n{}\n{}, {} processors, engine on {}, Linux {}, {}; load of the machine when each of the live ones began: {}. Contexts of {} tokens.{}\n",
         table::bounds(&report.rows),
         table::live(&report.episodes),
         table::store(&report.store),
@@ -173,8 +173,6 @@ fn text(args: &Args, report: &Report) -> String {
         m.kernel,
         report.store.file_system,
         loads.join(", "),
-        args.latency,
-        args.turns,
         args.context,
         made(m),
     )

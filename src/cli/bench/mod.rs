@@ -172,7 +172,8 @@ fn text(report: &Report) -> String {
     line("wall s", format!("{:.1}", f.wall_s));
     line("turns a second", format!("{:.0}", f.turns_per_s));
     line("CPU us a turn", format!("{:.0}", f.cpu_us_per_turn));
-    line("  in the kernel", format!("{:.0}", f.system_us_per_turn));
+    line("the bench's probe besides, at most", format!("{:.0}", f.probe_us_per_turn));
+    line("of both in the kernel", format!("{:.0}", f.system_us_per_turn));
     for share in threads {
         line(&format!("  {}", share.name), format!("{:.1}", share.cpu_s * 1e6 / f.turns.max(1) as f64));
     }
