@@ -2,9 +2,9 @@
 //! them, so that what is measured is the engine.
 
 use super::{
+    endpoint::Endpoint,
     machine::{self, Machine},
     meter::Histogram,
-    place::Helper,
     rows,
     threads::{self, Share, Threads},
     watched::{Watch, Watched},
@@ -18,9 +18,7 @@ use crate::{
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader},
     path::Path,
-    process::{Command, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -74,7 +72,7 @@ pub struct Plan {
 #[error("{0}")]
 pub struct BenchError(pub String);
 
-fn broken(what: &str, error: impl std::fmt::Display) -> BenchError {
+pub(super) fn broken(what: &str, error: impl std::fmt::Display) -> BenchError {
     BenchError(format!("{what}: {error}"))
 }
 
@@ -228,42 +226,6 @@ async fn probe(late: Arc<Mutex<(Histogram, u64)>>) {
     }
 }
 
-/// The scripted endpoint, ended with the value.
-struct Endpoint {
-    child: Helper,
-    url: String,
-}
-
-impl Endpoint {
-    fn start(plan: &Plan, instances: &Path) -> Result<Self, BenchError> {
-        let program = std::env::current_exe().map_err(|e| broken("this program's own path", e))?;
-        let text = |value: &dyn std::fmt::Display| value.to_string();
-        let mut child = Command::new(program)
-            .args(["endpoint", "--script", "steady", "--listen", "127.0.0.1:0", "--limit", "1", "--instances"])
-            .arg(instances)
-            .args(["--wander-turns", &text(&plan.turns), "--seed", &text(&plan.seed)])
-            .args(["--latency-ms", &text(&((plan.latency_s * 1000.0) as u64)), "--latency-sigma", &text(&plan.latency_sigma)])
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|e| broken("the scripted endpoint did not start", e))?;
-        let mut line = String::new();
-        if let Some(out) = child.stdout.take() {
-            let _ = BufReader::new(out).read_line(&mut line);
-        }
-        let url = line.trim().strip_prefix("listening on ").unwrap_or_default().to_owned();
-        let endpoint = Endpoint { child: Helper::new(child), url };
-        if endpoint.url.is_empty() { Err(BenchError(format!("the scripted endpoint said {line:?} and no address"))) } else { Ok(endpoint) }
-    }
-
-    /// Seconds of processor time.
-    fn cpu_s(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.0.id())).unwrap_or_default();
-        threads::stat(&stat).map_or(0.0, |(_, time)| (time.user + time.system).as_secs_f64())
-    }
-}
-
 /// Measures in `dir`, which is left with the run in it. Binds this process to `plan.cores` processors for good.
 ///
 /// # Errors
@@ -290,7 +252,7 @@ pub fn measure(plan: &Plan, dir: &Path) -> Result<Report, BenchError> {
     let runtime = threads.told_apart(&mut engine::runtime_builder(Some(workers)), workers).build();
     let runtime = runtime.map_err(|e| broken("no async runtime", e))?;
     runtime.block_on(warm_up(plan, &instances, &dir.join("warm"), &threads))?;
-    let settings = settings_of(plan, &endpoint.url, &instances, rows)?;
+    let settings = settings_of(plan, endpoint.url(), &instances, rows)?;
     let (figures, threads) = runtime.block_on(run(plan, settings, &dir.join("run"), &endpoint, &threads))?;
     bind(&all)?;
     let file_system = machine::file_system(dir);
@@ -303,7 +265,7 @@ async fn warm_up(plan: &Plan, instances: &Path, out: &Path, threads: &Threads) -
     let only = out.with_extension("jsonl");
     rows::write(&only, 1).map_err(|e| broken("the instances could not be written", e))?;
     let endpoint = Endpoint::start(&short, instances)?;
-    let settings = settings_of(&short, &endpoint.url, &only, 1)?;
+    let settings = settings_of(&short, endpoint.url(), &only, 1)?;
     run(&short, settings, out, &endpoint, threads).await.map(drop)
 }
 

@@ -1,5 +1,6 @@
 //! What `sweroll bench` measures and simulates.
 
+mod endpoint;
 pub mod episodes;
 pub mod files;
 pub mod images;
