@@ -44,12 +44,19 @@ const ARENAS: i32 = 4;
 /// # Errors
 /// Of the kernel.
 pub fn runtime(threads: Option<usize>) -> std::io::Result<tokio::runtime::Runtime> {
+    runtime_builder(threads).build()
+}
+
+/// The same, to be added to.
+#[must_use]
+pub fn runtime_builder(threads: Option<usize>) -> tokio::runtime::Builder {
     linux::keep_memory(ARENAS);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = threads {
         builder.worker_threads(threads);
     }
-    builder.enable_all().build()
+    builder.enable_all();
+    builder
 }
 
 /// What a run came to.
