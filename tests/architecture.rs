@@ -33,6 +33,7 @@ const RULES: [(&str, &[&str]); 23] = [
             "engine",
             "grading",
             "images",
+            "linux",
             "reporter",
             "sandbox",
             "scheduler",
@@ -82,7 +83,7 @@ const RULES: [(&str, &[&str]); 23] = [
 ];
 
 /// Rooms that decide: they may not know time, tasks, files or chance.
-const PURE: [&str; 41] = [
+const PURE: [&str; 42] = [
     "domain/",
     "scheduler/budget.rs",
     "bench/limits",
@@ -95,6 +96,7 @@ const PURE: [&str; 41] = [
     "endpoint/server/rate.rs",
     "scheduler/core.rs",
     "scheduler/images.rs",
+    "scheduler/pace.rs",
     "scheduler/policy.rs",
     "scheduler/queue.rs",
     "bench/schedule/fate.rs",

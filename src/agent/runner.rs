@@ -1,4 +1,5 @@
-//! Performs one agent's turns: asks the model, routes its calls to the sandbox, and makes each fact durable before acting on it.
+//! Performs one agent's turns: asks the model, routes its calls to the sandbox, and has each fact durable before the
+//! next one is paid for: a reply is synced while its calls run.
 
 use super::{
     history::Context,
@@ -20,14 +21,15 @@ use crate::{
     tools::{AFTER_SUBMIT, Malformed, Plan, SUBMITTED},
 };
 use futures_util::future::BoxFuture;
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, timeout};
 
 /// Where entries become durable.
 pub trait Spool: Send + Sync {
-    fn append<'a>(&'a mut self, entry: &'a Entry) -> BoxFuture<'a, Result<(), Failure>>;
+    /// Has the entry written behind the one before it, for whose end it waits.
+    fn put<'a>(&'a mut self, entry: &'a Entry) -> BoxFuture<'a, Result<(), Failure>>;
+    /// Waits until what was put last is durable, if it was paid for.
+    fn settle(&mut self) -> BoxFuture<'_, Result<(), Failure>>;
 }
 
 /// Takes the run's events; waits where those who watch are behind.
@@ -37,6 +39,8 @@ pub type Emit = Arc<dyn Fn(EventKind) -> BoxFuture<'static, ()> + Send + Sync>;
 #[derive(Clone)]
 pub struct Shared {
     pub client: Arc<dyn ModelClient>,
+    /// The longest wait for one reply, whatever holds it up.
+    pub patience: Duration,
     pub scaffold: Arc<Scaffold>,
     pub limits: Limits,
     /// Pathspecs left out of the diff.
@@ -71,8 +75,11 @@ pub async fn run(shared: &Shared, sandbox: &dyn Sandbox, spool: &mut dyn Spool, 
     let context = Context::new(&begun.messages, &begun.tools);
     let affinity = pool::key(&begun.id.episode.to_string());
     let transcript = Transcript::new(&begun);
-    // Durable before it is acted on, as all that follows; the prompt's text lives on in the transcript alone.
-    let durable = spool.append(&Entry::Begun(begun)).await;
+    // A spool that cannot be written is found before anything is paid for. The prompt's text lives on in the transcript alone.
+    let durable = match spool.put(&Entry::Begun(begun)).await {
+        Ok(()) => spool.settle().await,
+        refused => refused,
+    };
     let mut runner = Runner {
         shared,
         sandbox,
@@ -92,7 +99,11 @@ pub async fn run(shared: &Shared, sandbox: &dyn Sandbox, spool: &mut dyn Spool, 
     let ended = runner.salvage(stopped, admitted).await;
     let entry = Entry::Ended(ended);
     // What cannot be written here any more is still in the transcript, which is committed next.
-    if let Err(failure) = runner.spool.append(&entry).await {
+    let durable = match runner.spool.put(&entry).await {
+        Ok(()) => runner.spool.settle().await,
+        refused => refused,
+    };
+    if let Err(failure) = durable {
         tracing::warn!(%failure, "the end of an attempt is not in its spool");
     }
     runner.transcript.apply(entry);
@@ -156,7 +167,7 @@ impl Runner<'_> {
         limit.saturating_sub(self.worked())
     }
 
-    /// A reply, or the exit reason that stands in its place. Bounded by the endpoint's own timeouts and retry policy.
+    /// A reply, or the exit reason that stands in its place. The endpoint's own timeouts and retry policy end it long before its bound.
     async fn ask(&mut self) -> Result<Result<Response, ExitReason>, Failure> {
         let request = Request {
             messages: &self.transcript.conversation,
@@ -165,7 +176,12 @@ impl Runner<'_> {
             affinity: self.affinity,
         };
         let asked = Instant::now();
-        match self.shared.client.complete(request).await {
+        let patience = self.shared.patience;
+        let silent = |_| {
+            let message = format!("no reply of the endpoint within {} s (endpoint.timeouts.wait_s)", patience.as_secs());
+            Err(ModelError::Failed(Failure::new(Kind::EndpointUnavailable, message)))
+        };
+        match timeout(patience, self.shared.client.complete(request)).await.unwrap_or_else(silent) {
             Ok(response) => {
                 self.waited += asked.elapsed().saturating_sub(Duration::from_millis(response.latency_ms));
                 Ok(Ok(response))
@@ -277,9 +293,9 @@ impl Runner<'_> {
     }
 
     async fn record(&mut self, entry: Entry) -> Result<(), Failure> {
-        let durable = self.spool.append(&entry).await;
+        let put = self.spool.put(&entry).await;
         self.transcript.apply(entry);
-        durable
+        put
     }
 
     /// Who is to blame for a sandbox that no longer answers.

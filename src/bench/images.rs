@@ -102,7 +102,7 @@ pub fn compare(options: &Options) -> Comparison {
 }
 
 impl Comparison {
-    /// The disk, the pulls and the episodes of the first way over time.
+    /// The disk and the episodes of the first way over time; a handful of pulls would be a line along the bottom.
     #[must_use]
     pub fn plot(&self) -> Plot {
         let line = self.ways.first().map(|way| way.line.as_slice()).unwrap_or_default();
@@ -110,12 +110,8 @@ impl Comparison {
         Plot {
             title: format!("{} images x {} samples on a disk of {} GB", self.options.images, self.options.samples, self.options.disk_gb),
             x_label: "hours".to_owned(),
-            y_label: "GB, episodes, pulls".to_owned(),
-            series: vec![
-                series("disk used, GB", |point| point.used_gb),
-                series("live episodes", |point| point.live as f64),
-                series("pulls in flight", |point| point.pulling as f64),
-            ],
+            y_label: "GB, episodes".to_owned(),
+            series: vec![series("disk used, GB", |point| point.used_gb), series("live episodes", |point| point.live as f64)],
             marks: vec![("mark".to_owned(), self.mark_gb)],
         }
     }

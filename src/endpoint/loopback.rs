@@ -3,12 +3,12 @@
 //! What comes is acknowledged at once. A server that writes head and body of a reply apart holds the body back until its head is
 //! acknowledged (Nagle's algorithm), which the kernel would do 40 ms later: Python's `http.server` does, at every reply but the first.
 
-use hyper::Request;
+use crate::endpoint::wire::{Body, Whole};
 use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::{Method, Request, Response, Uri, body::Incoming, header::HeaderMap};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use reqwest::{Body, Response, header::HeaderMap};
 use rustix::net::sockopt::set_tcp_quickack;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -23,7 +23,7 @@ const IDLE: Duration = Duration::from_secs(90);
 
 #[derive(Debug, Clone)]
 pub struct Loopback {
-    client: Client<Dial, Body>,
+    client: Client<Dial, Whole>,
     headers: HeaderMap,
 }
 
@@ -38,10 +38,13 @@ impl Loopback {
 
     /// # Errors
     /// No connection, or one that broke before the head of the reply was there.
-    pub async fn send(&self, mut request: Request<Body>) -> Result<Response, Error> {
-        request.headers_mut().extend(self.headers.clone());
-        let response = self.client.request(request).await?;
-        Ok(response.map(Body::wrap).into())
+    pub async fn send(&self, uri: Uri, body: Option<Body>) -> Result<Response<Incoming>, Error> {
+        let method = if body.is_some() { Method::POST } else { Method::GET };
+        let mut request = Request::new(body.map(Body::whole).unwrap_or_default());
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = self.headers.clone();
+        self.client.request(request).await
     }
 }
 

@@ -8,14 +8,18 @@ use crate::endpoint::{
 };
 use crate::http::{chain, is_loopback};
 use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Incoming};
 use reqwest::{
-    Client, RequestBuilder, Response, Url,
+    Client, StatusCode, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT},
     redirect,
 };
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
+/// Bytes of a reply that are made room for before they come.
+const PIECE: usize = 64 << 10;
 /// How long the end of a stream is waited for after its last word.
 const GOOD_BYE: Duration = Duration::from_millis(100);
 
@@ -64,6 +68,12 @@ impl From<reqwest::Error> for TransportError {
     }
 }
 
+impl From<hyper::Error> for TransportError {
+    fn from(error: hyper::Error) -> Self {
+        TransportError::Broken(chain(&error))
+    }
+}
+
 impl From<hyper_util::client::legacy::Error> for TransportError {
     fn from(error: hyper_util::client::legacy::Error) -> Self {
         let broke = if error.is_connect() { TransportError::Connect } else { TransportError::Broken };
@@ -105,7 +115,7 @@ impl Transport {
     }
 
     pub async fn post(&self, url: &Url, body: Body) -> Result<Exchange, TransportError> {
-        self.exchange(self.client.post(url.clone()).body(reqwest::Body::wrap(body))).await
+        self.exchange(url, Some(body)).await
     }
 
     /// Lets `fold` have the body of a success as it comes, and returns once it has enough of it; the exchange's body is empty
@@ -113,15 +123,14 @@ impl Transport {
     pub async fn post_streaming(&self, url: &Url, body: Body, fold: &mut Fold) -> Result<(Exchange, Option<Instant>), TransportError> {
         let began = Instant::now();
         let deadline = began + self.total;
-        let request = self.client.post(url.clone()).body(reqwest::Body::wrap(body));
-        let mut response = self.head(request, deadline).await?;
+        let mut response = self.head(url, Some(body), deadline).await?;
         let (mut body, mut first_token) = (Bytes::new(), None);
         if response.status().is_success() {
             first_token = self.fold(&mut response, fold, began).await?;
         } else {
             body = self.body(&mut response, deadline).await?;
         }
-        Ok((Exchange { status: response.status().as_u16(), headers: std::mem::take(response.headers_mut()), body }, first_token))
+        Ok((response.exchange(body), first_token))
     }
 
     async fn fold(&self, response: &mut Response, fold: &mut Fold, began: Instant) -> Result<Option<Instant>, TransportError> {
@@ -152,7 +161,7 @@ impl Transport {
                         return Ok(first_token);
                     }
                 },
-                Ok(Err(e)) => e.into(),
+                Ok(Err(e)) => e,
                 Err(_) if silent >= deadline => TransportError::Slow(self.total),
                 Err(_) if first_token.is_some() => TransportError::Stalled { after: patience, tokens: fold.tokens(), alive },
                 Err(_) if alive => TransportError::Waiting(patience),
@@ -164,21 +173,27 @@ impl Transport {
     }
 
     pub async fn get(&self, url: &Url) -> Result<Exchange, TransportError> {
-        self.exchange(self.client.get(url.clone())).await
+        self.exchange(url, None).await
     }
 
-    async fn exchange(&self, request: RequestBuilder) -> Result<Exchange, TransportError> {
+    /// Gets where there is no body to post.
+    async fn exchange(&self, url: &Url, body: Option<Body>) -> Result<Exchange, TransportError> {
         let deadline = Instant::now() + self.total;
-        let mut response = self.head(request, deadline).await?;
+        let mut response = self.head(url, body, deadline).await?;
         let body = self.body(&mut response, deadline).await?;
-        Ok(Exchange { status: response.status().as_u16(), headers: std::mem::take(response.headers_mut()), body })
+        Ok(response.exchange(body))
     }
 
-    async fn head(&self, request: RequestBuilder, deadline: Instant) -> Result<Response, TransportError> {
-        match &self.loopback {
-            None => self.within(deadline, request.send()).await,
-            Some(loopback) => self.within(deadline, loopback.send(request.build()?.try_into()?)).await,
+    async fn head(&self, url: &Url, body: Option<Body>, deadline: Instant) -> Result<Response, TransportError> {
+        if let Some(loopback) = &self.loopback {
+            let uri = url.as_str().parse().map_err(|e| TransportError::Connect(format!("{e}")))?;
+            return self.within(deadline, loopback.send(uri, body)).await.map(Response::Loopback);
         }
+        let request = match body {
+            Some(body) => self.client.post(url.clone()).body(reqwest::Body::wrap(body)),
+            None => self.client.get(url.clone()),
+        };
+        self.within(deadline, request.send()).await.map(Response::Far)
     }
 
     async fn body(&self, response: &mut Response, deadline: Instant) -> Result<Bytes, TransportError> {
@@ -186,7 +201,7 @@ impl Transport {
         if told > self.max_bytes {
             return Err(TransportError::Large(self.max_bytes));
         }
-        let mut body = BytesMut::new();
+        let mut body = BytesMut::with_capacity(told.min(PIECE));
         while let Some(piece) = self.within(deadline, response.chunk()).await? {
             if body.len() + piece.len() > self.max_bytes {
                 return Err(TransportError::Large(self.max_bytes));
@@ -207,6 +222,52 @@ impl Transport {
             Err(_) if silent < deadline => Err(TransportError::Silent(self.first_byte)),
             Err(_) => Err(TransportError::Slow(self.total)),
         }
+    }
+}
+
+/// A reply whose body is still to come.
+#[derive(Debug)]
+enum Response {
+    Loopback(hyper::Response<Incoming>),
+    Far(reqwest::Response),
+}
+
+impl Response {
+    fn status(&self) -> StatusCode {
+        match self {
+            Response::Loopback(response) => response.status(),
+            Response::Far(response) => response.status(),
+        }
+    }
+
+    fn content_length(&self) -> Option<u64> {
+        match self {
+            Response::Loopback(response) => response.body().size_hint().exact(),
+            Response::Far(response) => response.content_length(),
+        }
+    }
+
+    async fn chunk(&mut self) -> Result<Option<Bytes>, TransportError> {
+        match self {
+            Response::Far(response) => Ok(response.chunk().await?),
+            Response::Loopback(response) => loop {
+                match response.body_mut().frame().await.transpose()?.map(hyper::body::Frame::into_data) {
+                    None => return Ok(None),
+                    Some(Ok(data)) => return Ok(Some(data)),
+                    // Trailers.
+                    Some(Err(_)) => {}
+                }
+            },
+        }
+    }
+
+    fn exchange(mut self, body: Bytes) -> Exchange {
+        let status = self.status().as_u16();
+        let headers = match &mut self {
+            Response::Loopback(response) => response.headers_mut(),
+            Response::Far(response) => response.headers_mut(),
+        };
+        Exchange { status, headers: std::mem::take(headers), body }
     }
 }
 

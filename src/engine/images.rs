@@ -10,20 +10,21 @@ use crate::{
         policy::Order,
     },
 };
-
+use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs::{File, OpenOptions},
     io::{BufRead, BufReader, Write},
+    panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{
     sync::{mpsc, oneshot},
     task::{AbortHandle, JoinSet},
-    time::{MissedTickBehavior, interval, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 
 /// How often the disk is measured.
@@ -113,7 +114,15 @@ impl Plan {
             full: None,
             finished: None,
         };
-        let task = tokio::spawn(keeper.keep(orders)).abort_handle();
+        let task = tokio::spawn(async move {
+            let tell = keeper.tell.clone();
+            // Episodes would wait for images for ever.
+            if AssertUnwindSafe(keeper.keep(orders)).catch_unwind().await.is_err() {
+                let reason = "a bug of sweroll: fetching images panicked; run again: the run resumes".to_owned();
+                let _ = tell.send(core::Input::Drain { reason }).await;
+            }
+        });
+        let task = task.abort_handle();
         Images { order, by_instance: self.by_instance, held: Mutex::default(), task }
     }
 }
@@ -242,7 +251,7 @@ impl Keeper {
         loop {
             let timer = async {
                 match self.wake {
-                    Some(at) => sleep_until((began + Duration::from_millis(at)).into()).await,
+                    Some(at) => sleep_until(began + Duration::from_millis(at)).await,
                     None => std::future::pending().await,
                 }
             };

@@ -5,7 +5,8 @@
 
 use super::{
     budget::{Forecast, Spend},
-    policy::Policy,
+    pace::Pace,
+    policy::{Order, Policy},
     queue::{Next, Queue},
 };
 use crate::domain::{Attempt, AttemptId, Class, Disposition, EpisodeId, Failure, InstanceId, Kind};
@@ -23,7 +24,7 @@ pub enum Input {
     GradeEnded { id: AttemptId, grade: Result<bool, Failure> },
     /// The attempt is durable.
     Committed { id: AttemptId },
-    /// It could not be made durable: the run directory is at fault.
+    /// It could not be made durable: a failure of class `run` concerns all others too.
     CommitFailed { id: AttemptId, failure: Failure },
     /// These episodes are durably left out.
     Waived { episodes: usize },
@@ -100,7 +101,7 @@ struct Live {
     /// Attempts begun in this opening.
     tries: u32,
     gradings: u32,
-    resolved: bool,
+    begun_ms: u64,
     /// Not begun, only recorded.
     skipped: bool,
     stage: Stage,
@@ -137,6 +138,7 @@ pub struct Core {
     policy: Policy,
     queue: Queue,
     forecast: Forecast,
+    pace: Pace,
     live: HashMap<EpisodeId, Live>,
     grade_queue: VecDeque<AttemptId>,
     /// Gradings to be done again, and when.
@@ -161,6 +163,7 @@ impl Core {
         let mut core = Core {
             forecast: Forecast::new(policy.budget(), Spend::default(), 0),
             policy,
+            pace: Pace::default(),
             queue: Queue::default(),
             live: HashMap::new(),
             grade_queue: VecDeque::new(),
@@ -180,7 +183,7 @@ impl Core {
         for Todo { episode, attempt, ended } in todo {
             if ended {
                 core.grade_queue.push_back(AttemptId { episode: episode.clone(), attempt });
-                core.live.insert(episode, Live { attempt, tries: 1, gradings: 0, resolved: false, skipped: false, stage: Stage::Queued });
+                core.live.insert(episode, Live { attempt, tries: 1, gradings: 0, begun_ms: 0, skipped: false, stage: Stage::Queued });
             } else {
                 core.queue.push(Next { episode, attempt, tries: 0 });
             }
@@ -231,14 +234,18 @@ impl Core {
     pub fn step(&mut self, input: Input, now_ms: u64) -> Vec<Action> {
         let mut actions = Vec::new();
         match input {
-            Input::AgentEnded { id, spent, failure } => self.agent_ended(id, spent, failure, &mut actions),
+            Input::AgentEnded { id, spent, failure } => self.agent_ended(id, spent, failure, now_ms, &mut actions),
             Input::GradeEnded { id, grade } => self.grade_ended(id, grade, now_ms, &mut actions),
             Input::Committed { id } => self.committed(id, now_ms, &mut actions),
             Input::CommitFailed { id, failure } => {
                 if self.stage(&id).is_some_and(|s| matches!(s, Stage::Committing { .. })) {
                     self.skipping -= usize::from(self.live.get(&id.episode).is_some_and(|live| live.skipped));
                     self.abandon(id, &mut actions);
-                    self.drain(failure.message, &mut actions);
+                    match failure.class() {
+                        Class::Run => self.drain(failure.message, &mut actions),
+                        // The record's own doing: no other has to suffer.
+                        _ => self.count_failure(&failure, &mut actions),
+                    }
                 }
             }
             Input::Waived { episodes } => self.waiving -= episodes.min(self.waiving),
@@ -276,7 +283,7 @@ impl Core {
         }
     }
 
-    fn agent_ended(&mut self, id: AttemptId, spent: Spend, failure: Option<Failure>, actions: &mut Vec<Action>) {
+    fn agent_ended(&mut self, id: AttemptId, spent: Spend, failure: Option<Failure>, now_ms: u64, actions: &mut Vec<Action>) {
         if self.stage(&id) != Some(&Stage::Agent) {
             return;
         }
@@ -285,6 +292,8 @@ impl Core {
         match failure {
             None => {
                 self.failures_in_a_row = 0;
+                let begun_ms = self.live.get(&id.episode).map_or(now_ms, |live| live.begun_ms);
+                self.pace.ended(&id.episode.instance, now_ms.saturating_sub(begun_ms));
                 self.set(&id, Stage::Queued);
                 self.grade_queue.push_back(id);
             }
@@ -300,8 +309,8 @@ impl Core {
         let failure = match grade {
             Ok(resolved) => {
                 self.failures_in_a_row = 0;
-                if let Some(live) = self.live.get_mut(&id.episode) {
-                    live.resolved = resolved;
+                if resolved && self.policy.until_resolved > 0 {
+                    *self.resolved.entry(id.episode.instance.clone()).or_default() += 1;
                 }
                 return self.commit(id, None, actions);
             }
@@ -398,8 +407,6 @@ impl Core {
             self.queue.push_later(now_ms + delay_ms, next);
         } else if live.skipped {
             self.skipping -= 1;
-        } else if live.resolved && self.policy.until_resolved > 0 {
-            *self.resolved.entry(id.episode.instance).or_default() += 1;
         }
     }
 
@@ -439,6 +446,9 @@ impl Core {
 
     fn begin(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
         self.queue.advance(now_ms);
+        if matches!(self.policy.order, Order::Sample | Order::Auto) && self.pace.is_time(self.queue.len(), self.policy.concurrency) {
+            self.queue.longest_first(|instance| self.pace.expected_ms(instance));
+        }
         let mut waived = Vec::new();
         while self.agents < self.policy.concurrency
             && self.grade_queue.len() < self.policy.backlog_limit()
@@ -452,7 +462,7 @@ impl Core {
                 continue;
             }
             let id = AttemptId { episode: episode.clone(), attempt };
-            let live = Live { attempt, tries: tries + 1, gradings: 0, resolved: false, skipped: false, stage: Stage::Agent };
+            let live = Live { attempt, tries: tries + 1, gradings: 0, begun_ms: now_ms, skipped: false, stage: Stage::Agent };
             if let Some(cause) = self.quarantined.get(&episode.instance).filter(|_| !self.policy.keep_going) {
                 let failure = Failure::new(cause.kind, format!("not begun, since another sample of its instance failed for good: {cause}"));
                 self.live.insert(episode, Live { stage: Stage::Committing { again: None }, skipped: true, ..live });

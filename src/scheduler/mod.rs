@@ -4,5 +4,6 @@ pub mod budget;
 pub mod core;
 pub mod driver;
 pub mod images;
+mod pace;
 pub mod policy;
 mod queue;

@@ -22,11 +22,17 @@ struct Faults {
     /// Syncs that still succeed, and those that fail after them.
     good_syncs: AtomicU64,
     bad_syncs: AtomicU64,
+    syncs: AtomicU64,
 }
 
 impl Default for Disk {
     fn default() -> Self {
-        Disk(Arc::new(Faults { space: AtomicU64::new(u64::MAX), good_syncs: AtomicU64::new(0), bad_syncs: AtomicU64::new(0) }))
+        Disk(Arc::new(Faults {
+            space: AtomicU64::new(u64::MAX),
+            good_syncs: AtomicU64::new(0),
+            bad_syncs: AtomicU64::new(0),
+            syncs: AtomicU64::new(0),
+        }))
     }
 }
 
@@ -40,6 +46,12 @@ impl Disk {
     pub fn fail_syncs(&self, good: u64, bad: u64) {
         self.0.good_syncs.store(good, SeqCst);
         self.0.bad_syncs.store(bad, SeqCst);
+    }
+
+    /// Syncs of appended files so far.
+    #[must_use]
+    pub fn syncs(&self) -> u64 {
+        self.0.syncs.load(SeqCst)
     }
 
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -57,6 +69,7 @@ impl Disk {
         if !take(&self.0.good_syncs) && take(&self.0.bad_syncs) {
             return Err(io::Error::other("injected"));
         }
+        self.0.syncs.fetch_add(1, SeqCst);
         file.sync_data()
     }
 }
@@ -123,7 +136,7 @@ impl AppendFile {
     }
 }
 
-/// A file that is open for one write; it is made durable elsewhere.
+/// A file that is patched, and synced once.
 pub struct OwnFile<'a> {
     path: &'a Path,
     file: File,
@@ -136,25 +149,13 @@ impl<'a> OwnFile<'a> {
         Ok(OwnFile { path, file: file.map_err(|e| StoreError::io("open", path, &e))? })
     }
 
-    pub fn len(&self) -> Result<u64, StoreError> {
-        self.file.metadata().map(|meta| meta.len()).map_err(|e| StoreError::io("read", self.path, &e))
-    }
-
     /// Writes over what lies there.
     pub fn patch(&self, disk: &Disk, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
         disk.write_at(&self.file, bytes, offset).map_err(|e| StoreError::io("write", self.path, &e))
     }
 
-    /// Writes at `offset`, with nothing behind it.
-    pub fn write_last(&self, disk: &Disk, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
-        if self.len()? > offset {
-            self.cut(offset)?;
-        }
-        self.patch(disk, offset, bytes)
-    }
-
-    pub fn cut(&self, len: u64) -> Result<(), StoreError> {
-        self.file.set_len(len).map_err(|e| StoreError::io("cut back", self.path, &e))
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.file.sync_data().map_err(|e| StoreError::io("write", self.path, &e))
     }
 }
 

@@ -54,12 +54,12 @@ use journal::{JOURNAL_FORMAT, Journal};
 use serde::{Deserialize, Serialize};
 use spooler::Spooler;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fs,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::{mpsc, oneshot};
 use writer::{Commit, Job, Writer};
@@ -76,9 +76,11 @@ pub struct Settings {
     pub queue: usize,
     /// Time between two writings of the manifest, where anything is committed at all.
     pub manifest_seconds: u64,
-    /// Bytes of the redo log that make the entries of the spools durable; a longer one is given up, once the spools are synced themselves.
+    /// Milliseconds from one sync of the live attempts' entries to the next, where they come so fast: one sync serves all of them.
+    pub spool_sync_ms: u64,
+    /// Bytes of the logs of the spool. Beyond them the oldest quarter is given up, once its live attempts have files of their own.
     pub spool_log_bytes: u64,
-    /// Spools that are synced at the same time then.
+    /// Files that are written and synced at the same time then.
     pub spool_syncs: usize,
 }
 
@@ -89,7 +91,8 @@ impl Default for Settings {
             max_record_bytes: 256 << 20,
             queue: 64,
             manifest_seconds: 30,
-            spool_log_bytes: 256 << 20,
+            spool_sync_ms: 20,
+            spool_log_bytes: 1 << 30,
             spool_syncs: 32,
         }
     }
@@ -97,6 +100,8 @@ impl Default for Settings {
 
 /// zstd level of the shards: 3.9x at 308 MB/s on trajectories of 167 KB.
 const LEVEL: i32 = 3;
+/// Bytes of a line's memory that a thread keeps for the next.
+const LINE_KEPT: usize = 64 << 10;
 /// Entries that may wait for the disk; beyond them `append` waits to be taken.
 const SPOOL_QUEUE: usize = 1024;
 
@@ -153,7 +158,7 @@ impl Store {
         let is_live = |(stream, number): &(Stream, u32)| live.get(stream).is_some_and(|shard| shard.number == *number);
         let sealed = manifest::digests(&layout, &run, &state, |key| !is_live(key))?;
         redo::replay(&layout, |id| state.is_committed(id), settings.max_record_bytes, settings.spool_syncs)?;
-        for id in spool::list(&layout)? {
+        for id in spool::list(&layout, &redo::Index::default())? {
             let path = spool::path(&layout, &id);
             if state.is_committed(&id) || fs::metadata(&path).is_ok_and(|meta| meta.len() == 0) {
                 files::remove_if_there(&path)?;
@@ -183,9 +188,12 @@ impl Store {
         let own_spooler = Spooler {
             layout: writer.layout.clone(),
             disk: disk.clone(),
+            state: Arc::clone(&state),
             log_bytes: settings.spool_log_bytes,
+            rest: Duration::from_millis(settings.spool_sync_ms),
             syncs: settings.spool_syncs.max(1),
             log: None,
+            full: VecDeque::new(),
             number: 0,
             retiring: None,
         };
@@ -297,7 +305,9 @@ impl Store {
     /// # Errors
     /// Where the spool cannot be read.
     pub fn spooled(&self) -> Result<Vec<AttemptId>, StoreError> {
-        spool::list(self.dir.layout())
+        let index = self.spool_index()?;
+        let ids = spool::list(self.dir.layout(), &index)?;
+        Ok(self.with_state(|state| ids.into_iter().filter(|id| !state.is_committed(id)).collect()))
     }
 
     /// The entries of an interrupted attempt; [`crate::domain::Transcript::replay`] makes its transcript of them. Empty where the
@@ -307,7 +317,12 @@ impl Store {
     /// # Errors
     /// Where the spool cannot be read.
     pub fn recover(&self, id: &AttemptId) -> Result<Vec<Entry>, StoreError> {
-        spool::recover(&spool::path(self.dir.layout(), id), &self.disk, self.settings.max_record_bytes)
+        spool::recover(self.dir.layout(), &self.spool_index()?, id, &self.disk, self.settings.max_record_bytes)
+    }
+
+    /// Of what only the logs have yet: nothing right after opening.
+    fn spool_index(&self) -> Result<redo::Index, StoreError> {
+        redo::Index::read(self.dir.layout(), self.settings.max_record_bytes).map(|(index, _)| index)
     }
 
     /// Removes a spool that holds nothing worth a record.
@@ -432,9 +447,16 @@ fn refuse_orphans(layout: &Layout) -> Result<(), StoreError> {
 
 /// One line of JSON.
 fn json_line<T: Serialize>(value: &T) -> Vec<u8> {
-    let mut line = serde_json::to_vec(value).unwrap_or_else(|e| unreachable!("plain data with string keys: {e}"));
-    line.push(b'\n');
-    line
+    // Grown once a thread, not once a line.
+    thread_local!(static LINE: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) });
+    LINE.with_borrow_mut(|line| {
+        line.clear();
+        serde_json::to_writer(&mut *line, value).unwrap_or_else(|e| unreachable!("plain data with string keys: {e}"));
+        line.push(b'\n');
+        let exact = line.as_slice().to_vec();
+        line.shrink_to(LINE_KEPT);
+        exact
+    })
 }
 
 /// Milliseconds since the Unix epoch.

@@ -1,5 +1,5 @@
-//! `spool/redo-N.log`: the entries of all live attempts as they came, so that one sync makes many of them durable. What it says is
-//! in the attempts' own files too; it is wanted only where a machine went down before those were on the disk.
+//! `spool/redo-N.log`: the entries of all live attempts as they come, so that one write and one sync do for many of them. An
+//! attempt's own file has them once its log is given up.
 
 use super::{
     StoreError,
@@ -11,11 +11,12 @@ use crate::domain::AttemptId;
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     hash::Hasher,
     io::{self, BufRead, BufReader, Read},
-    path::{Path, PathBuf},
+    os::unix::fs::FileExt,
+    path::PathBuf,
     thread,
 };
 
@@ -39,21 +40,22 @@ fn sip(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// Puts one entry behind `log`.
-pub fn write(log: &mut Vec<u8>, id: &AttemptId, offset: u64, entry: &[u8]) {
+/// Puts one entry behind `log`. Returns where in `log` its bytes begin.
+pub fn write(log: &mut Vec<u8>, id: &AttemptId, offset: u64, entry: &[u8]) -> usize {
     log.extend(super::json_line(&Head { id: id.clone(), offset, bytes: entry.len() as u64, sip: sip(entry) }));
     log.extend_from_slice(entry);
+    log.len() - entry.len()
 }
 
-/// The next whole record; none at the end, or where a crash tore it.
-fn read(log: &mut impl BufRead, max_entry_bytes: u64) -> io::Result<Option<(Head, Vec<u8>)>> {
+/// The next whole record, and how long its head is; none at the end, or where a crash tore it.
+fn read(log: &mut impl BufRead, max_entry_bytes: u64) -> io::Result<Option<(Head, usize)>> {
     let mut line = Vec::new();
     log.by_ref().take(MAX_HEAD_BYTES).read_until(b'\n', &mut line)?;
     let head = serde_json::from_slice::<Head>(&line).ok().filter(|head| head.bytes <= max_entry_bytes);
     let Some(head) = head else { return Ok(None) };
     let mut entry = Vec::new();
     log.by_ref().take(head.bytes).read_to_end(&mut entry)?;
-    Ok(Some((head, entry)).filter(|(head, entry)| entry.len() as u64 == head.bytes && sip(entry) == head.sip))
+    Ok((entry.len() as u64 == head.bytes && sip(&entry) == head.sip).then_some((head, line.len())))
 }
 
 /// The path of the log of this number.
@@ -75,48 +77,147 @@ fn list(layout: &Layout) -> Result<BTreeSet<u64>, StoreError> {
     Ok(numbers)
 }
 
+/// One entry in a log, and its place in the attempt's file.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    log: u64,
+    at: u64,
+    offset: u64,
+    bytes: u64,
+}
+
+/// Where the entries of attempts lie in logs, each attempt's in the order in which they came.
+#[derive(Debug, Default)]
+pub struct Index(BTreeMap<AttemptId, Vec<Piece>>);
+
+impl Index {
+    /// Of all logs that are there, and the logs' numbers. A record that a crash tore ends its log.
+    ///
+    /// # Errors
+    /// Where a log cannot be read.
+    pub fn read(layout: &Layout, max_entry_bytes: u64) -> Result<(Self, BTreeSet<u64>), StoreError> {
+        let (mut index, numbers) = (Index::default(), list(layout)?);
+        for &number in &numbers {
+            let path = path(layout, number);
+            let file = match File::open(&path) {
+                // Given up meanwhile: another process works here, and this one only looks.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                opened => opened.map_err(|e| StoreError::io("read", &path, &e))?,
+            };
+            let (mut log, mut at) = (BufReader::with_capacity(1 << 20, file), 0);
+            while let Some((head, skipped)) = read(&mut log, max_entry_bytes).map_err(|e| StoreError::io("read", &path, &e))? {
+                at += skipped as u64;
+                index.add(&head.id, number, at, head.offset, head.bytes);
+                at += head.bytes;
+            }
+        }
+        Ok((index, numbers))
+    }
+
+    /// An entry of `bytes` that begins `at` in the log of this number, and at `offset` in its attempt's file.
+    pub fn add(&mut self, id: &AttemptId, log: u64, at: u64, offset: u64, bytes: u64) {
+        let piece = Piece { log, at, offset, bytes };
+        match self.0.get_mut(id) {
+            Some(pieces) => pieces.push(piece),
+            None => drop(self.0.insert(id.clone(), vec![piece])),
+        }
+    }
+
+    pub fn attempts(&self) -> impl Iterator<Item = &AttemptId> {
+        self.0.keys()
+    }
+
+    /// The file of an attempt as it is once the logs are given up.
+    ///
+    /// # Errors
+    /// Where a file cannot be read.
+    pub fn whole(&self, layout: &Layout, id: &AttemptId) -> Result<Vec<u8>, StoreError> {
+        let own = spool::path(layout, id);
+        let mut file = match fs::read(&own) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            read => read.map_err(|e| StoreError::io("read", &own, &e))?,
+        };
+        let mut logs = Logs::new(layout);
+        for piece in self.0.get(id).into_iter().flatten() {
+            let entry = logs.entry(piece)?;
+            let end = piece.offset as usize + entry.len();
+            file.resize(file.len().max(end), 0);
+            file[piece.offset as usize..end].copy_from_slice(&entry);
+        }
+        Ok(file)
+    }
+
+    /// Brings the attempts' files up to what the logs say, durably, `at_once` at the same time, but for attempts that are `done`.
+    ///
+    /// # Errors
+    /// Where a file cannot be read or written.
+    pub fn spill(&self, layout: &Layout, at_once: usize, done: impl Fn(&AttemptId) -> bool + Sync) -> Result<(), StoreError> {
+        let attempts: Vec<(&AttemptId, &Vec<Piece>)> = self.0.iter().filter(|(id, _)| !done(id)).collect();
+        if attempts.is_empty() {
+            return Ok(());
+        }
+        let (share, done) = (attempts.len().div_ceil(at_once.max(1)), &done);
+        thread::scope(|scope| {
+            let some = |attempts: &[(&AttemptId, &Vec<Piece>)]| {
+                let mut logs = Logs::new(layout);
+                attempts.iter().try_for_each(|(id, pieces)| spill_one(layout, &mut logs, id, pieces, done))
+            };
+            let threads: Vec<_> = attempts.chunks(share).map(|attempts| scope.spawn(move || some(attempts))).collect();
+            threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| StoreError::Closed)?)
+        })?;
+        files::sync_parent(&path(layout, 0))
+    }
+}
+
+fn spill_one(
+    layout: &Layout,
+    logs: &mut Logs<'_>,
+    id: &AttemptId,
+    pieces: &[Piece],
+    done: impl Fn(&AttemptId) -> bool,
+) -> Result<(), StoreError> {
+    let path = spool::path(layout, id);
+    let file = OwnFile::open(&path)?;
+    for piece in pieces {
+        file.patch(&Disk::default(), piece.offset, &logs.entry(piece)?)?;
+    }
+    file.sync()?;
+    // Committed meanwhile: what removes its file may have been here before.
+    if done(id) { files::remove_if_there(&path) } else { Ok(()) }
+}
+
+/// Logs that are read from, each opened once.
+struct Logs<'a> {
+    layout: &'a Layout,
+    open: BTreeMap<u64, File>,
+}
+
+impl<'a> Logs<'a> {
+    fn new(layout: &'a Layout) -> Self {
+        Logs { layout, open: BTreeMap::new() }
+    }
+
+    fn entry(&mut self, piece: &Piece) -> Result<Vec<u8>, StoreError> {
+        let path = path(self.layout, piece.log);
+        let fail = |e: io::Error| StoreError::io("read", &path, &e);
+        let log = match self.open.entry(piece.log) {
+            std::collections::btree_map::Entry::Occupied(open) => open.into_mut(),
+            std::collections::btree_map::Entry::Vacant(none) => none.insert(File::open(&path).map_err(fail)?),
+        };
+        let mut entry = vec![0; piece.bytes as usize];
+        log.read_exact_at(&mut entry, piece.at).map_err(fail)?;
+        Ok(entry)
+    }
+}
+
 /// Brings the attempts' files up to what the logs of a dead process say, but for attempts that are `done`; the logs go then.
 ///
 /// # Errors
 /// Where a file cannot be read or written; the logs stay.
-pub fn replay(layout: &Layout, done: impl Fn(&AttemptId) -> bool, max_entry_bytes: u64, syncs: usize) -> Result<(), StoreError> {
-    let numbers = list(layout)?;
-    let mut touched = BTreeSet::new();
-    let disk = Disk::default();
-    for number in &numbers {
-        let path = path(layout, *number);
-        let fail = |e: io::Error| StoreError::io("read", &path, &e);
-        let mut log = BufReader::with_capacity(1 << 20, File::open(&path).map_err(fail)?);
-        while let Some((Head { id, offset, .. }, entry)) = read(&mut log, max_entry_bytes).map_err(fail)? {
-            if !done(&id) {
-                OwnFile::open(&spool::path(layout, &id))?.patch(&disk, offset, &entry)?;
-                touched.insert(id);
-            }
-        }
-    }
-    if !numbers.is_empty() {
-        sync(layout, touched, syncs)?;
-    }
+pub fn replay(layout: &Layout, done: impl Fn(&AttemptId) -> bool + Sync, max_entry_bytes: u64, at_once: usize) -> Result<(), StoreError> {
+    let (index, numbers) = Index::read(layout, max_entry_bytes)?;
+    index.spill(layout, at_once, done)?;
     numbers.iter().try_for_each(|number| files::remove_if_there(&path(layout, *number)))
-}
-
-/// Makes the attempts' files durable, `at_once` at the same time; those that are gone were committed.
-///
-/// # Errors
-/// Where a sync fails.
-pub fn sync(layout: &Layout, attempts: impl IntoIterator<Item = AttemptId>, at_once: usize) -> Result<(), StoreError> {
-    let attempts: Vec<AttemptId> = attempts.into_iter().collect();
-    let share = attempts.len().div_ceil(at_once.max(1)).max(1);
-    let sync_one = |path: &Path| match File::open(path).and_then(|file| file.sync_data()) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io("write", path, &e)),
-        _ => Ok(()),
-    };
-    thread::scope(|scope| {
-        let some = |ids: &[AttemptId]| ids.iter().try_for_each(|id| sync_one(&spool::path(layout, id)));
-        let threads: Vec<_> = attempts.chunks(share).map(|ids| scope.spawn(move || some(ids))).collect();
-        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| StoreError::Closed)?)
-    })?;
-    files::sync_parent(&path(layout, 0))
 }
 
 #[cfg(test)]
@@ -129,7 +230,8 @@ mod tests {
         let mut log = Vec::new();
         let mut ends = vec![0];
         for (id, offset, entry) in entries {
-            write(&mut log, &id.parse().unwrap(), offset, entry);
+            let at = write(&mut log, &id.parse().unwrap(), offset, entry);
+            assert_eq!(&log[at..], entry);
             ends.push(log.len());
         }
         let read_all = |mut log: &[u8]| std::iter::from_fn(|| read(&mut log, 100).unwrap()).count();

@@ -1,16 +1,18 @@
-//! `spool/EPISODE.ATTEMPT`: what happened in a live attempt, one JSON line an entry, each durable before it is acted on:
-//! by the redo log at once, in the file itself later.
+//! `spool/EPISODE.ATTEMPT`: what happened in a live attempt, one JSON line an entry. Entries go to the redo log first; the file is
+//! written when that is given up.
 
 use super::{
     StoreError,
     files::{self, Disk},
+    redo::Index,
     run_dir::Layout,
     spooler::{Append, Job},
 };
 use crate::domain::{AttemptId, Entry};
 use std::{
-    fs::{self, File},
-    io::{BufRead, BufReader, Read},
+    collections::BTreeSet,
+    fs,
+    io::{BufRead, Read},
     path::{Path, PathBuf},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -21,67 +23,74 @@ pub fn path(layout: &Layout, id: &AttemptId) -> PathBuf {
     layout.spool().join(id.to_string())
 }
 
-/// Appends the entries of one attempt. The file comes with the first.
+/// Appends the entries of one attempt.
 pub struct SpoolWriter {
     id: AttemptId,
     jobs: mpsc::Sender<Job>,
     max_entry_bytes: u64,
     /// Bytes of whole entries.
     good: u64,
-    /// The file is there, and ours.
-    ours: bool,
+    /// The last entry, where it is not known to be written yet.
+    sent: Option<(u64, oneshot::Receiver<Result<(), StoreError>>)>,
 }
 
 impl SpoolWriter {
     pub(super) fn new(id: AttemptId, jobs: mpsc::Sender<Job>, max_entry_bytes: u64) -> Self {
-        SpoolWriter { id, jobs, max_entry_bytes, good: 0, ours: false }
+        SpoolWriter { id, jobs, max_entry_bytes, good: 0, sent: None }
     }
 
-    /// Once it returns, the entry survives a crash. After an error the entry is not there, and may be appended again.
+    /// Has the entry written, behind the one before it, for whose end it waits. An observation, which cost no tokens, becomes
+    /// durable with the next entry that did.
     ///
     /// # Errors
-    /// Where the file cannot be written, or belongs to an earlier process.
-    pub async fn append(&mut self, entry: &Entry) -> Result<(), StoreError> {
+    /// Where the entry before it could not be written, or belongs to an earlier process; or this one is over the limit. Neither is there then.
+    pub async fn put(&mut self, entry: &Entry) -> Result<(), StoreError> {
         let line = super::json_line(entry);
         let (bytes, limit) = (line.len() as u64, self.max_entry_bytes);
         if bytes > limit {
             return Err(StoreError::TooLarge { what: "an entry of the spool".into(), bytes, limit });
         }
+        self.settle().await?;
+        let paid = !matches!(entry, Entry::Observation(_) | Entry::Reminder { .. });
         let (answer, answered) = oneshot::channel();
-        let append = Append { id: self.id.clone(), offset: self.good, line, ours: self.ours, answer };
+        let append = Append { id: self.id.clone(), offset: self.good, line, paid, answer };
         self.jobs.send(Job::Append(append)).await.map_err(|_| StoreError::Closed)?;
-        let appended = answered.await.map_err(|_| StoreError::Closed)?;
-        self.ours |= !matches!(appended, Err(StoreError::Damaged { .. }));
-        if appended.is_ok() {
+        self.sent = Some((bytes, answered));
+        Ok(())
+    }
+
+    /// Waits for what was put last.
+    ///
+    /// # Errors
+    /// As of [`Self::put`]; the entry is not there then, and may be put again.
+    pub async fn settle(&mut self) -> Result<(), StoreError> {
+        if let Some((bytes, answered)) = &mut self.sent {
+            let (bytes, written) = (*bytes, answered.await);
+            self.sent = None;
+            written.map_err(|_| StoreError::Closed)??;
             self.good += bytes;
         }
-        appended
+        Ok(())
     }
 }
 
-/// Attempts that have a spool, in order. Other files in the directory are passed over.
+/// Attempts that have a spool, in order: files, and what only logs have. Other files in the directory are passed over.
 ///
 /// # Errors
-/// Where the directory cannot be read.
-pub fn list(layout: &Layout) -> Result<Vec<AttemptId>, StoreError> {
+/// Where the directory or a log cannot be read.
+pub fn list(layout: &Layout, index: &Index) -> Result<Vec<AttemptId>, StoreError> {
     let dir = layout.spool();
     let fail = |e: std::io::Error| StoreError::io("read", &dir, &e);
-    let mut ids = Vec::new();
+    let mut ids: BTreeSet<AttemptId> = index.attempts().cloned().collect();
     for entry in fs::read_dir(&dir).map_err(fail)? {
         ids.extend(entry.map_err(fail)?.file_name().to_str().and_then(|name| name.parse().ok()));
     }
-    ids.sort();
-    Ok(ids)
+    Ok(ids.into_iter().collect())
 }
 
-/// The whole entries, none where there is no spool, and the damage that ends them. A last line that a crash tore is passed over.
-fn read(path: &Path, max_entry_bytes: u64) -> Result<(Vec<Entry>, Option<StoreError>), StoreError> {
+/// The whole entries, and the damage that ends them. A last line that a crash tore is passed over.
+fn read(path: &Path, mut input: &[u8], max_entry_bytes: u64) -> Result<(Vec<Entry>, Option<StoreError>), StoreError> {
     let fail = |e: std::io::Error| StoreError::io("read", path, &e);
-    let mut input = match File::open(path) {
-        Ok(file) => BufReader::new(file),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), None)),
-        Err(e) => return Err(fail(e)),
-    };
     let mut entries = Vec::new();
     let mut line = Vec::new();
     loop {
@@ -108,9 +117,9 @@ fn read(path: &Path, max_entry_bytes: u64) -> Result<(Vec<Entry>, Option<StoreEr
 /// How many whole entries there are, and the damage that ends them.
 ///
 /// # Errors
-/// Where the file cannot be read.
-pub fn count(path: &Path, max_entry_bytes: u64) -> Result<(u64, Option<StoreError>), StoreError> {
-    read(path, max_entry_bytes).map(|(entries, damage)| (entries.len() as u64, damage))
+/// Where the file or a log cannot be read.
+pub fn count(layout: &Layout, index: &Index, id: &AttemptId, max_entry_bytes: u64) -> Result<(u64, Option<StoreError>), StoreError> {
+    read(&path(layout, id), &index.whole(layout, id)?, max_entry_bytes).map(|(entries, damage)| (entries.len() as u64, damage))
 }
 
 /// Reads the whole entries. A file that is damaged before its last line is kept aside as `ID.damaged-N`, and the entries before
@@ -118,11 +127,12 @@ pub fn count(path: &Path, max_entry_bytes: u64) -> Result<(u64, Option<StoreErro
 ///
 /// # Errors
 /// Where the file cannot be read or kept.
-pub fn recover(path: &Path, disk: &Disk, max_entry_bytes: u64) -> Result<Vec<Entry>, StoreError> {
-    let (entries, damage) = read(path, max_entry_bytes)?;
+pub fn recover(layout: &Layout, index: &Index, id: &AttemptId, disk: &Disk, max_entry_bytes: u64) -> Result<Vec<Entry>, StoreError> {
+    let path = path(layout, id);
+    let (entries, damage) = read(&path, &index.whole(layout, id)?, max_entry_bytes)?;
     if let Some(damage) = damage {
-        let aside = keep_aside(path)?;
-        files::replace(path, disk, &entries.iter().flat_map(super::json_line).collect::<Vec<u8>>())?;
+        let aside = keep_aside(&path)?;
+        files::replace(&path, disk, &entries.iter().flat_map(super::json_line).collect::<Vec<u8>>())?;
         tracing::warn!("{damage}; the {} entries before it are used, the whole is kept as {}", entries.len(), aside.display());
     }
     Ok(entries)

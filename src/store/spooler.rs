@@ -1,18 +1,21 @@
-//! The one thread that writes the spool. It takes all entries that wait, puts each into its attempt's file, all of them into the
-//! redo log, syncs that once, and then answers each.
+//! The one thread that writes the spool. It takes all entries that wait, puts them into the redo log at once, syncs that where one
+//! of them was paid for, and then answers each.
 
 use super::{
     StoreError,
-    files::{self, AppendFile, Disk, OwnFile},
+    files::{self, AppendFile, Disk},
     redo,
     run_dir::Layout,
     spool,
+    state::State,
 };
 use crate::domain::AttemptId;
 use std::{
-    collections::HashSet,
-    path::PathBuf,
+    collections::VecDeque,
+    fs,
+    sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -28,42 +31,51 @@ pub(super) struct Append {
     /// Bytes of whole entries before it.
     pub offset: u64,
     pub line: Vec<u8>,
-    /// The file is this process's own; else there may be none yet, or an empty one.
-    pub ours: bool,
+    /// It was paid for: the answer waits until it is durable. Others become so with the next that is.
+    pub paid: bool,
     pub answer: oneshot::Sender<Result<(), StoreError>>,
 }
 
 pub(super) struct Spooler {
     pub layout: Layout,
     pub disk: Disk,
-    /// A log that is longer is given up, once the attempts' files are durable themselves.
+    pub state: Arc<Mutex<State>>,
+    /// Bytes of all logs together; beyond them the oldest is given up, once the attempts' files have what it says.
     pub log_bytes: u64,
-    /// Files that are synced at the same time then.
+    /// From the beginning of one round to that of the next, where rounds follow each other.
+    pub rest: Duration,
+    /// Files that are written at the same time when a log is given up.
     pub syncs: usize,
     pub log: Option<Log>,
+    /// Full ones, oldest first.
+    pub full: VecDeque<Log>,
     /// Of the next log.
     pub number: u64,
     pub retiring: Option<JoinHandle<()>>,
 }
 
-/// The log that is written, and the attempts whose entries only it makes durable.
 pub(super) struct Log {
-    path: PathBuf,
+    number: u64,
     file: AppendFile,
     good: u64,
-    attempts: HashSet<AttemptId>,
+    index: redo::Index,
 }
 
 /// What one round takes at most: it bounds the memory and the wait of the first.
 const ROUND_JOBS: usize = 1024;
 const ROUND_BYTES: usize = 32 << 20;
+/// Logs among which the bytes are shared: most attempts of the oldest are committed when it is given up, and need no file.
+const LOGS: u64 = 4;
 
 impl Spooler {
     /// Works until it is asked to close, or nobody can ask any more.
     pub fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
-        let mut closing = false;
+        let (mut closing, mut due) = (false, Instant::now());
         while !closing {
             let Some(first) = jobs.blocking_recv() else { break };
+            // At once after a quiet while; under load one sync serves all that come in the meantime.
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            due = Instant::now() + self.rest;
             let (mut waiting, mut bytes, mut next) = (Vec::new(), 0, Some(first));
             while let Some(job) = next {
                 match job {
@@ -81,97 +93,81 @@ impl Spooler {
         if let Some(retiring) = self.retiring.take() {
             let _ = retiring.join();
         }
-        if let Some(log) = self.log.take() {
-            log.retire(&self.layout, self.syncs);
+        self.full.extend(self.log.take());
+        for log in self.full.drain(..) {
+            log.retire(&self.layout, &self.state, self.syncs);
         }
     }
 
-    fn round(&mut self, appends: Vec<Append>) {
-        let mut records = Vec::new();
-        let mut placed = Vec::with_capacity(appends.len());
+    fn round(&mut self, mut appends: Vec<Append>) {
+        let is_new = |append: &Append| append.offset > 0 || fs::metadata(spool::path(&self.layout, &append.id)).map_or(0, |m| m.len()) == 0;
+        for append in appends.extract_if(.., |append| !is_new(append)) {
+            let path = spool::path(&self.layout, &append.id);
+            let _ = append.answer.send(Err(StoreError::damaged(&path, "byte 0", "an earlier process has written this attempt")));
+        }
+        let written = if appends.is_empty() { Ok(()) } else { self.write(&appends) };
         for append in appends {
-            match append.place(&self.layout, &self.disk) {
-                Ok(()) => {
-                    redo::write(&mut records, &append.id, append.offset, &append.line);
-                    placed.push(append);
-                }
-                Err(e) => drop(append.answer.send(Err(e))),
-            }
+            let _ = append.answer.send(written.clone());
         }
-        let durable = if placed.is_empty() { Ok(()) } else { self.make_durable(&records, &placed) };
-        for append in placed {
-            if durable.is_err() {
-                append.take_back(&self.layout);
-            }
-            let _ = append.answer.send(durable.clone());
-        }
-        if self.log.as_ref().is_some_and(|log| log.good >= self.log_bytes) {
+        if self.log.as_ref().is_some_and(|log| log.good >= self.log_bytes.div_ceil(LOGS)) {
             self.rotate();
         }
     }
 
-    fn make_durable(&mut self, records: &[u8], placed: &[Append]) -> Result<(), StoreError> {
+    fn write(&mut self, appends: &[Append]) -> Result<(), StoreError> {
         let log = match &mut self.log {
             Some(log) => log,
             None => {
-                let path = redo::path(&self.layout, self.number);
-                let file = AppendFile::open(&path, &self.disk)?;
+                let file = AppendFile::open(&redo::path(&self.layout, self.number), &self.disk)?;
+                let log = Log { number: self.number, good: file.len(), file, index: redo::Index::default() };
                 self.number += 1;
-                self.log.insert(Log { good: file.len(), path, file, attempts: HashSet::new() })
+                self.log.insert(log)
             }
         };
-        log.append(records)?;
-        log.attempts.extend(placed.iter().map(|append| append.id.clone()));
-        Ok(())
+        log.write(appends)
     }
 
-    /// The next entries go to another log, while the files of this one are made durable beside them.
+    /// The next entries go to another log, while the oldest is given up beside them.
     fn rotate(&mut self) {
-        let (Some(log), layout, syncs) = (self.log.take(), self.layout.clone(), self.syncs) else { return };
+        self.full.extend(self.log.take());
+        if (self.full.len() as u64) < LOGS {
+            return;
+        }
         if let Some(earlier) = self.retiring.take() {
             let _ = earlier.join();
         }
-        self.retiring = Some(thread::spawn(move || log.retire(&layout, syncs)));
+        let (layout, state, syncs) = (self.layout.clone(), Arc::clone(&self.state), self.syncs);
+        self.retiring = self.full.pop_front().map(|log| thread::spawn(move || log.retire(&layout, &state, syncs)));
     }
 }
 
 impl Log {
-    fn append(&mut self, records: &[u8]) -> Result<(), StoreError> {
+    fn write(&mut self, appends: &[Append]) -> Result<(), StoreError> {
+        let mut records = Vec::with_capacity(appends.iter().map(|append| append.line.len() + 256).sum());
+        let places: Vec<u64> =
+            appends.iter().map(|append| redo::write(&mut records, &append.id, append.offset, &append.line) as u64).collect();
         if self.file.is_ragged(self.good) {
             self.file.cut(self.good)?;
         }
-        if let Err(e) = self.file.append(records).and_then(|_| self.file.sync()) {
+        let sync = appends.iter().any(|append| append.paid);
+        if let Err(e) = self.file.append(&records).and_then(|_| if sync { self.file.sync() } else { Ok(()) }) {
             // Where this fails too, the next append tries it again.
             let _ = self.file.cut(self.good);
             return Err(e);
+        }
+        for (append, at) in appends.iter().zip(places) {
+            self.index.add(&append.id, self.number, self.good + at, append.offset, append.line.len() as u64);
         }
         self.good = self.file.len();
         Ok(())
     }
 
     /// Where it fails the log stays, and the next opening of the run goes by it.
-    fn retire(self, layout: &Layout, syncs: usize) {
-        let gone = redo::sync(layout, self.attempts, syncs).and_then(|()| files::remove_if_there(&self.path));
-        if let Err(e) = gone {
+    fn retire(self, layout: &Layout, state: &Mutex<State>, syncs: usize) {
+        let done = |id: &AttemptId| state.lock().unwrap_or_else(PoisonError::into_inner).is_committed(id);
+        let spilled = self.index.spill(layout, syncs, done);
+        if let Err(e) = spilled.and_then(|()| files::remove_if_there(&redo::path(layout, self.number))) {
             tracing::warn!("a log of the spool stays until the run is opened again: {e}");
         }
-    }
-}
-
-impl Append {
-    fn place(&self, layout: &Layout, disk: &Disk) -> Result<(), StoreError> {
-        let path = spool::path(layout, &self.id);
-        let file = OwnFile::open(&path)?;
-        if !self.ours && file.len()? > 0 {
-            return Err(StoreError::damaged(&path, "byte 0", "an earlier process has written this attempt"));
-        }
-        file.write_last(disk, self.offset, &self.line).inspect_err(|_| {
-            // Where this fails too, the next append at this place does it.
-            let _ = file.cut(self.offset);
-        })
-    }
-
-    fn take_back(&self, layout: &Layout) {
-        let _ = OwnFile::open(&spool::path(layout, &self.id)).and_then(|file| file.cut(self.offset));
     }
 }

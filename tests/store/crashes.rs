@@ -13,7 +13,7 @@ fn an_interrupted_attempt_comes_back_from_its_spool() {
         for id in [&cut, &done] {
             let mut spool = store.spool(id);
             for entry in entries(id, 3) {
-                spool.append(&entry).await.unwrap();
+                append(&mut spool, &entry).await.unwrap();
             }
         }
         store.commit(&trajectory(&done, 3), resolved(), Stream::Trajectories).await.unwrap();
@@ -28,7 +28,7 @@ fn an_interrupted_attempt_comes_back_from_its_spool() {
     let store = Store::open(RunDir::open(dir.path()).unwrap(), Settings::default()).unwrap();
     assert_eq!(store.spooled().unwrap(), std::slice::from_ref(&cut));
     assert_eq!(store.with_state(|s| s.episode(&cut.episode).unwrap().next()), Attempt(2));
-    assert!(runtime.block_on(store.spool(&cut).append(&all[0])).is_err());
+    assert!(runtime.block_on(append(&mut store.spool(&cut), &all[0])).is_err());
     for end in 0..whole.len() {
         fs::write(&path, &whole[..end]).unwrap();
         let kept = whole[..end].iter().filter(|b| **b == b'\n').count();
@@ -258,7 +258,7 @@ fn child() {
                     let id = AttemptId { episode, attempt };
                     let mut spool = store.spool(&id);
                     for entry in entries(&id, 2) {
-                        spool.append(&entry).await.unwrap();
+                        append(&mut spool, &entry).await.unwrap();
                     }
                     store.commit(&trajectory(&id, 2), resolved(), Stream::Trajectories).await.unwrap();
                 }
@@ -328,14 +328,19 @@ fn entries_that_were_not_on_the_disk_yet_come_back_from_the_redo_log() {
         for id in [&cut, &lost, &done] {
             let mut spool = store.spool(id);
             for entry in entries(id, 3) {
-                spool.append(&entry).await.unwrap();
+                append(&mut spool, &entry).await.unwrap();
             }
         }
         store.commit(&trajectory(&done, 3), resolved(), Stream::Trajectories).await.unwrap();
     });
-    let (kept, whole) = (fs::read(&log).unwrap(), fs::read(spool(&cut)).unwrap());
+    let kept = fs::read(&log).unwrap();
+    assert_eq!(store.spooled().unwrap(), [cut.clone(), lost.clone()]);
+    assert_eq!(store.recover(&cut).unwrap(), entries(&cut, 3), "though no file has them yet");
+    assert!(!spool(&cut).exists());
     drop(store);
     assert!(!log.exists(), "a run that is closed in good order needs none");
+    assert!(!spool(&done).exists(), "what is committed gets no file");
+    let whole = fs::read(spool(&cut)).unwrap();
     // As the machine may leave it: of one file half, of another nothing; the log with a torn end.
     fs::write(spool(&cut), &whole[..whole.len() / 2]).unwrap();
     fs::remove_file(spool(&lost)).unwrap();
@@ -355,7 +360,7 @@ fn a_log_that_is_long_enough_is_given_up_and_nothing_is_lost() {
     runtime().block_on(async {
         let mut spools: Vec<_> = ids.iter().map(|id| (store.spool(id), entries(id, 5))).collect();
         for at in 0..11 {
-            let appends = spools.iter_mut().map(|(spool, entries)| spool.append(&entries[at]));
+            let appends = spools.iter_mut().map(|(spool, entries)| append(spool, &entries[at]));
             for appended in futures_util::future::join_all(appends).await {
                 appended.unwrap();
             }
@@ -364,7 +369,11 @@ fn a_log_that_is_long_enough_is_given_up_and_nothing_is_lost() {
     let logs = fs::read_dir(dir.path().join("spool")).unwrap().flatten();
     let logs: Vec<String> =
         logs.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name.starts_with("redo-")).collect();
-    assert!(logs.len() <= 3 && !logs.contains(&"redo-0.log".to_owned()), "{logs:?}");
+    // Four, the one that is written, and one that is being given up.
+    assert!(logs.len() <= 6 && !logs.contains(&"redo-0.log".to_owned()), "{logs:?}");
+    for id in &ids {
+        assert_eq!(store.recover(id).unwrap(), entries(id, 5), "{id}, of its file and the logs");
+    }
     drop(store);
     let store = Store::open(RunDir::open(dir.path()).unwrap(), settings).unwrap();
     for id in &ids {

@@ -76,12 +76,15 @@ fn a_full_disk_under_the_spool_loses_only_the_entry_that_was_refused() {
         let mut spool = store.spool(&id);
         for (at, entry) in all.iter().enumerate() {
             disk.set_space(at as u64 * 7);
-            assert!(full(&spool.append(entry).await.unwrap_err()));
+            assert!(full(&append(&mut spool, entry).await.unwrap_err()));
             disk.set_space(u64::MAX);
-            disk.fail_syncs(0, 1);
-            assert!(spool.append(entry).await.is_err());
+            // What was not paid for is synced with the next that was.
+            if !matches!(entry, Entry::Observation(_)) {
+                disk.fail_syncs(0, 1);
+                assert!(append(&mut spool, entry).await.is_err());
+            }
             assert_eq!(store.recover(&id).unwrap(), all[..at]);
-            spool.append(entry).await.unwrap();
+            append(&mut spool, entry).await.unwrap();
         }
     });
     assert_eq!(store.recover(&id).unwrap(), all);
@@ -95,7 +98,7 @@ fn records_and_entries_over_the_limit_are_refused() {
     let runtime = runtime();
     let refused = runtime.block_on(store.commit(&trajectory(&id, 1), resolved(), Stream::Trajectories));
     assert!(matches!(refused, Err(StoreError::TooLarge { limit: 500, .. })));
-    let refused = runtime.block_on(store.spool(&id).append(&Entry::Reminder { content: "x".repeat(500) }));
+    let refused = runtime.block_on(append(&mut store.spool(&id), &Entry::Reminder { content: "x".repeat(500) }));
     assert!(matches!(refused, Err(StoreError::TooLarge { .. })));
     assert!(store.spooled().unwrap().is_empty());
 }

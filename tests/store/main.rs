@@ -33,7 +33,7 @@ use sweroll::{
         transcript::{Begun, Ended, Observation, Response, Transcript, Usage},
     },
     store::{
-        Disk, Instances, Layout, Location, Manifest, Plan, RunDir, Settings, State, Store, StoreError, Stream, View,
+        Disk, Instances, Layout, Location, Manifest, Plan, RunDir, Settings, SpoolWriter, State, Store, StoreError, Stream, View,
         dataset::{self, Options},
         fact::{Committed, Fact},
         frame::Frames,
@@ -86,6 +86,12 @@ fn attempt(text: &str) -> AttemptId {
 
 fn episode(text: &str) -> EpisodeId {
     text.parse().unwrap()
+}
+
+/// Once it returns, the entry is written, and durable if it was paid for.
+async fn append(spool: &mut SpoolWriter, entry: &Entry) -> Result<(), StoreError> {
+    spool.put(entry).await?;
+    spool.settle().await
 }
 
 fn entries(id: &AttemptId, turns: usize) -> Vec<Entry> {

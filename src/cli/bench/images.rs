@@ -17,7 +17,7 @@ pub struct Args {
     #[command(flatten)]
     what: What,
     /// Draw the disk, the pulls and the live episodes over time
-    #[arg(long, value_name = "FILE", env = "SWEROLL_PLOT", help_heading = "Output")]
+    #[arg(long, value_name = "FILE.svg", env = "SWEROLL_PLOT", help_heading = "Output")]
     plot: Option<PathBuf>,
     #[arg(long, value_enum, default_value = "text", env = "SWEROLL_FORMAT", help_heading = "Output")]
     format: Format,

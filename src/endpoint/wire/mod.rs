@@ -8,5 +8,5 @@ mod request;
 mod stream;
 
 pub use reply::{Broken, Reply, error_text, read};
-pub use request::{Body, Envelope};
+pub use request::{Body, Envelope, Whole};
 pub use stream::{Fold, Heard};

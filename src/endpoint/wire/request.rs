@@ -5,11 +5,13 @@ use crate::domain::{
     conversation::{Part, Pieces},
 };
 use crate::endpoint::settings::SendReasoning;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use hyper::body::{Frame, SizeHint};
 use serde_json::{Map, Value, value::RawValue};
 use std::{
+    collections::VecDeque,
     convert::Infallible,
+    io::IoSlice,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -110,6 +112,13 @@ impl Body {
         Body { envelope, parts, thoughts, left, next: Next::Head }
     }
 
+    /// All of it as one frame.
+    #[must_use]
+    pub fn whole(mut self) -> Whole {
+        let left = self.left as usize;
+        Whole(Some(Slices { left, pieces: std::iter::from_fn(|| self.piece()).filter(|piece| !piece.is_empty()).collect() }))
+    }
+
     fn piece(&mut self) -> Option<Bytes> {
         let (piece, next) = match self.next {
             Next::Head => (self.envelope.head.clone(), Next::Part(0, 0)),
@@ -158,6 +167,60 @@ impl hyper::body::Body for Body {
     }
 }
 
+/// A body in one frame of many slices, for a connection that takes them by few system calls; or none.
+#[derive(Debug, Default)]
+pub struct Whole(Option<Slices>);
+
+impl hyper::body::Body for Whole {
+    type Data = Slices;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Slices>, Infallible>>> {
+        Poll::Ready(self.0.take().map(|slices| Ok(Frame::data(slices))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.as_ref().map_or(0, |slices| slices.left as u64))
+    }
+}
+
+/// What of the slices is not sent yet; none of them is empty.
+#[derive(Debug)]
+pub struct Slices {
+    pieces: VecDeque<Bytes>,
+    left: usize,
+}
+
+impl Buf for Slices {
+    fn remaining(&self) -> usize {
+        self.left
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.pieces.front().map_or(&[], |piece| piece)
+    }
+
+    fn chunks_vectored<'a>(&'a self, into: &mut [IoSlice<'a>]) -> usize {
+        into.iter_mut().zip(&self.pieces).map(|(slot, piece)| *slot = IoSlice::new(piece)).count()
+    }
+
+    fn advance(&mut self, mut sent: usize) {
+        self.left -= sent;
+        while let Some(first) = self.pieces.front_mut().filter(|_| sent > 0) {
+            let of_it = first.len().min(sent);
+            first.advance(of_it);
+            sent -= of_it;
+            if first.is_empty() {
+                self.pieces.pop_front();
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,15 +234,32 @@ mod tests {
         }
     }
 
+    /// As a connection does that sends at most so many bytes of at most three slices at a time.
+    fn read_slices(whole: Whole, bytes: usize) -> Vec<u8> {
+        let Whole(Some(mut slices)) = whole else { panic!("it is sent once") };
+        let mut sent = Vec::new();
+        while slices.has_remaining() {
+            let mut some = [IoSlice::new(&[]); 3];
+            let filled = slices.chunks_vectored(&mut some);
+            let some: Vec<u8> = some[..filled].iter().flat_map(|slice| slice.iter().copied()).take(bytes).collect();
+            assert!(some.starts_with(&slices.chunk()[..slices.chunk().len().min(bytes)]) && !some.is_empty());
+            slices.advance(some.len());
+            sent.extend(some);
+        }
+        assert_eq!((slices.chunk(), slices.left), (&b""[..], 0));
+        sent
+    }
+
     fn sent(messages: &[Message], tools: &str, send_reasoning: SendReasoning) -> String {
         let parameters = serde_json::from_str(r#"{"temperature":1.0,"max_tokens":9}"#).unwrap();
         let envelope = Envelope::new("m", tools, &parameters).unwrap();
         let mut body = Body::new(envelope, &messages.iter().collect(), send_reasoning, "reasoning_content");
-        let (told, mut again) = (body.left, body.clone());
+        let (told, again) = (body.left, body.clone());
         let read = |body: &mut Body| std::iter::from_fn(|| body.piece()).flatten().collect::<Vec<u8>>();
         let bytes = read(&mut body);
         assert_eq!((told, body.left), (bytes.len() as u64, 0));
-        assert_eq!(read(&mut again), bytes, "it can be sent again");
+        assert_eq!(read(&mut again.clone()), bytes, "it can be sent again");
+        assert_eq!(read_slices(again.whole(), 7), bytes, "as one frame too");
         String::from_utf8(bytes).unwrap()
     }
 

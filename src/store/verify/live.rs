@@ -17,6 +17,7 @@ use crate::{
         fact::{Committed, Fact},
         frame, journal,
         manifest::{MANIFEST_FORMAT, ShardEntry},
+        redo,
         sealed::CountedBy,
         shard, spool,
     },
@@ -372,14 +373,19 @@ fn beside(check: &Check<'_>, view: &View, findings: &mut Findings) {
 }
 
 fn spools(check: &Check<'_>, view: &View, report: &mut RunReport, findings: &mut Findings) {
-    let ids = match spool::list(&view.layout) {
+    let index = match redo::Index::read(&view.layout, check.options.max_record_bytes) {
+        Ok((index, _)) => index,
+        Err(_) if !view.layout.spool().exists() => return,
+        Err(e) => return findings.error(check.dir, &e),
+    };
+    let ids = match spool::list(&view.layout, &index) {
         Ok(ids) => ids,
         Err(_) if !view.layout.spool().exists() => return,
         Err(e) => return findings.error(check.dir, &e),
     };
     for id in ids {
         let name = format!("spool/{id}");
-        match spool::count(&spool::path(&view.layout, &id), check.options.max_record_bytes) {
+        match spool::count(&view.layout, &index, &id, check.options.max_record_bytes) {
             Ok((entries, damage)) => {
                 report.spooled += 1;
                 report.spooled_entries += entries;
