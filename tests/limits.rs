@@ -52,6 +52,31 @@ fn instances() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/demo.jsonl")
 }
 
+/// The rate is told by the endpoint alone, and it fails for a while: as real processes, by counts.
+#[test]
+fn a_real_run_keeps_to_what_it_is_told_and_loses_nothing_to_an_outage() {
+    const SAMPLES: u64 = 8;
+    const TURNS: u64 = 15;
+    let more = ["--rpm", "1800", "--burst", "30", "--latency-ms", "50", "--brownout", "2,3,500", "--wander-turns", &TURNS.to_string()];
+    let endpoint = Endpoint::start(&instances(), "wander", &more);
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("run");
+    let mut command = sweroll();
+    command.arg("run").arg("--instances").arg(instances()).arg("--out").arg(&dir).args(["--endpoint", &endpoint.url]);
+    command.args(["--model", "scripted", "--sandbox", "null", "--quiet", "--filter", "greet", "--samples", &SAMPLES.to_string()]);
+    // One try alone: what an outage cost would be lost.
+    command.args(["--set", "endpoint.retry.tries=2", "--set", "endpoint.pool.eject_after=2"]);
+    let shown = common::stdout(&expect(&mut command, 0));
+    let (stat, summary) = (endpoint.stat(), summary(&dir));
+    assert_eq!((&summary["episodes"]["committed"], &summary["attempts"]), (&json!(SAMPLES), &json!(SAMPLES)), "{summary:#}");
+    let (served, failed) = (stat["replies"]["200"].as_u64().unwrap(), stat["replies"]["500"].as_u64().unwrap_or(0));
+    assert!(served >= SAMPLES * TURNS && failed >= SAMPLES, "{stat:#}");
+    assert!(stat["replies"]["429"].as_u64().unwrap_or(0) * 100 <= served, "{stat:#}");
+    let row =
+        shown.lines().find(|line| line.starts_with(&endpoint.url)).unwrap_or_else(|| panic!("an endpoint that failed is shown: {shown}"));
+    assert!(row.contains(&failed.to_string()), "{row}");
+}
+
 /// Two runs, half the limit each, with more to do than the burst allows.
 #[test]
 fn two_runs_on_one_key_stay_within_its_limit() {

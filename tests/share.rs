@@ -1,10 +1,13 @@
-//! Limits that several processes share, over a real `redis-server`: each ledger here is what a process has.
+//! Limits that several processes share, over a real `redis-server`: each ledger here is what a process has; once real runs.
+
+mod common;
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use std::{
     env,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::{
         Arc,
@@ -84,6 +87,7 @@ impl Drop for Server {
 const LIMITS: Limits = Limits {
     requests_per_minute: 1200,
     tokens_per_minute: 0,
+    learn: false,
     in_flight_start: 64,
     in_flight_max: 64,
     cool_down_s: 5.0,
@@ -266,4 +270,40 @@ async fn one_who_leaves_before_its_turn_takes_nothing() {
     }
     ledger.reserve(1).await;
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}: those who left were charged", begun.elapsed());
+}
+
+/// Two runs on one key: what one gets the other gets, and both say once that Redis went away.
+#[test]
+fn real_runs_share_and_say_when_they_cannot() {
+    const SAMPLES: u64 = 6;
+    let Some(server) = Server::start(&[]) else { return };
+    let instances = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/demo.jsonl");
+    let more = ["--rpm", "1200", "--burst", "60", "--latency-ms", "20", "--wander-turns", "15"];
+    let endpoint = common::Endpoint::start(&instances, "wander", &more);
+    let temp = tempfile::tempdir().unwrap();
+    let runs = ["a", "b"].map(|name| {
+        let mut command = common::sweroll();
+        command.arg("run").arg("--instances").arg(&instances).arg("--out").arg(temp.path().join(name));
+        command.args(["--endpoint", &endpoint.url, "--model", "scripted", "--sandbox", "null", "--quiet", "--filter", "greet"]);
+        command.args(["--samples", &SAMPLES.to_string(), "--set", "endpoint.limits.requests_per_minute=1200"]);
+        command.args(["--set", &format!("endpoint.share.url={}", server.url())]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    });
+    let requests = || endpoint.stat()["requests"].as_u64().unwrap();
+    let begun = Instant::now();
+    while requests() < 60 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the runs have begun");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(server.calls() > 0, "they ask Redis");
+    drop(server);
+    for (run, name) in runs.into_iter().zip(["a", "b"]) {
+        let ended = run.wait_with_output().unwrap();
+        let errors = common::stderr(&ended);
+        assert_eq!((ended.status.code(), errors.matches("is away").count()), (Some(0), 1), "{errors}");
+        assert_eq!(common::summary(&temp.path().join(name))["episodes"]["committed"], SAMPLES);
+    }
+    let stat = endpoint.stat();
+    let refused = stat["replies"]["429"].as_u64().unwrap_or(0);
+    assert!(refused * 20 <= requests(), "{stat:#}");
 }
