@@ -40,7 +40,7 @@ const SAMPLE: Duration = Duration::from_millis(250);
 const FILES_EVERY: u64 = 8;
 /// How long the probe is measured alone, before the run.
 const ALONE: Duration = Duration::from_secs(1);
-/// Descriptors besides two a live episode, its connection and its spool.
+/// Descriptors besides one a live episode, its connection.
 const SPARE_FILES: u64 = 300;
 /// Episodes that are warm-up where growth is looked for.
 const WARM: u64 = 1000;
@@ -228,7 +228,7 @@ async fn probe(late: Arc<Mutex<(Histogram, u64)>>) {
 /// # Errors
 /// What keeps the run from beginning or from ending well.
 pub fn measure(plan: &Plan, dir: &Path) -> Result<Report, BenchError> {
-    let wanted = 2 * plan.concurrency as u64 + SPARE_FILES;
+    let wanted = plan.concurrency as u64 + SPARE_FILES;
     let limit = machine::allow_open_files(wanted);
     if limit < wanted {
         return Err(BenchError(format!(

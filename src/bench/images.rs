@@ -19,6 +19,8 @@ pub struct Options {
     pub samples: u32,
     /// Different lower parts that the images share, each of 0.8 GB.
     pub bases: u32,
+    /// Those that share one are anywhere among the names, instead of neighbours as those of one repository are.
+    pub scattered: bool,
     /// Mean of an image with its lower part; the rest is log-normal.
     pub image_gb: f64,
     pub disk_gb: f64,
@@ -39,6 +41,7 @@ impl Default for Options {
             images: 25_000,
             samples: 5,
             bases: 40,
+            scattered: false,
             image_gb: 3.0,
             disk_gb: 500.0,
             gb_per_s: 1.0,
