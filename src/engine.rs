@@ -18,10 +18,10 @@ use crate::{
         EpisodeId, Failure, Kind,
         event::{EVENTS_VERSION, EventKind},
     },
-    endpoint::{Endpoints, ModelClient},
+    endpoint::{Endpoints, ModelClient, settings::seconds},
     grading, linux,
     sandbox::{
-        Auto, Docker, Local, Native, Null, Provider,
+        Auto, Bounded, Docker, Local, Native, Null, Provider,
         bases::{Bases, Look},
     },
     scheduler::{
@@ -44,12 +44,19 @@ const ARENAS: i32 = 4;
 /// # Errors
 /// Of the kernel.
 pub fn runtime(threads: Option<usize>) -> std::io::Result<tokio::runtime::Runtime> {
+    runtime_builder(threads).build()
+}
+
+/// The same, to be added to.
+#[must_use]
+pub fn runtime_builder(threads: Option<usize>) -> tokio::runtime::Builder {
     linux::keep_memory(ARENAS);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = threads {
         builder.worker_threads(threads);
     }
-    builder.enable_all().build()
+    builder.enable_all();
+    builder
 }
 
 /// What a run came to.
@@ -72,6 +79,12 @@ pub struct Ready {
 pub type Around = Box<dyn FnOnce(Arc<dyn ModelClient>) -> Arc<dyn ModelClient> + Send>;
 
 impl Ready {
+    /// Of parts that were found elsewhere, taken at their word.
+    #[must_use]
+    pub fn new(settings: &Settings, provider: Arc<dyn Provider>, client: Endpoints) -> Self {
+        Ready { provider: Arc::new(Bounded::new(provider, settings.sandbox.patience)), client, around: None }
+    }
+
     /// What the user should be told of the sandboxes.
     #[must_use]
     pub fn notice(&self) -> Option<String> {
@@ -98,6 +111,10 @@ pub async fn preflight(settings: &Settings) -> Result<Ready, Failure> {
 }
 
 async fn provider(settings: &Settings) -> Result<Arc<dyn Provider>, Failure> {
+    Ok(Arc::new(Bounded::new(backend(settings).await?, settings.sandbox.patience)))
+}
+
+async fn backend(settings: &Settings) -> Result<Arc<dyn Provider>, Failure> {
     Ok(match settings.sandbox.backend {
         Backend::Native => Arc::new(Native::start_up(settings.sandbox.native.clone(), settings.images.clone()).await?),
         Backend::Auto => {
@@ -164,6 +181,7 @@ pub async fn run(
     let budgeted: Arc<dyn ModelClient> = Arc::new(Budgeted::new(model, Arc::clone(&purse)));
     let shared = runner::Shared {
         client: around.map_or_else(|| Arc::clone(&budgeted), |around| around(Arc::clone(&budgeted))),
+        patience: seconds(settings.endpoint.timeouts.wait_s),
         scaffold: Arc::new(scaffold),
         limits: settings.agent.clone(),
         exclude: settings.sandbox.prepare.exclude.clone().into(),
@@ -208,6 +226,10 @@ pub async fn run(
     (engine.emit)(EventKind::Endpoints { endpoints: client.status() }).await;
     if let Err(failure) = provider.sweep(&run).await {
         tracing::warn!(%failure, "sandboxes may be left; the next run removes them");
+    }
+    // Their containers are gone by now.
+    if let (Some(images), false) = (engine.images.get(), end == End::Killed) {
+        images.finish().await;
     }
     let summary = engine.store.summary();
     let budget = engine.purse.said();

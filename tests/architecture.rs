@@ -83,7 +83,7 @@ const RULES: [(&str, &[&str]); 23] = [
 ];
 
 /// Rooms that decide: they may not know time, tasks, files or chance.
-const PURE: [&str; 41] = [
+const PURE: [&str; 43] = [
     "domain/",
     "scheduler/budget.rs",
     "bench/limits",
@@ -96,6 +96,8 @@ const PURE: [&str; 41] = [
     "endpoint/server/rate.rs",
     "scheduler/core.rs",
     "scheduler/images.rs",
+    "scheduler/message.rs",
+    "scheduler/pace.rs",
     "scheduler/policy.rs",
     "scheduler/queue.rs",
     "bench/schedule/fate.rs",

@@ -79,6 +79,14 @@ fn a_budget_is_kept_in_all_openings_of_a_run() {
     assert!(spent(&small) <= budget + episode / 6 && spent(&small) > 0, "{left:#}");
     assert_eq!((&left["episodes"]["outstanding"], &left["shards"]), (&1.into(), &serde_json::json!([])), "{left:#}");
 
+    // Many at once: four show what one costs, and no more are begun than are finished.
+    let wide = temp.path().join("wide");
+    let budget = episode * 13 / 2;
+    let output = expect(&mut run(&endpoint, &wide, &["--samples", "16", "--concurrency", "16", "--budget-tokens", &budget.to_string()]), 3);
+    assert!(spent(&wide) <= budget + 4 * episode / 6, "{}", stdout(&output));
+    let episodes = &summary(&wide)["episodes"];
+    assert!((4..=6).contains(&episodes["committed"].as_u64().unwrap()), "{episodes:#}");
+
     let unpriced = expect(&mut run(&endpoint, &temp.path().join("none"), &["--budget-usd", "1"]), 2);
     assert!(stderr(&unpriced).contains("endpoint.prices"), "{}", stderr(&unpriced));
 }

@@ -5,7 +5,7 @@ mod common;
 use common::{expect, stderr, stdout, sweroll};
 use std::collections::BTreeMap;
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 27] = [
     "run",
     "rerun",
     "tokens",
@@ -24,6 +24,14 @@ const COMMANDS: [&str; 19] = [
     "images gc",
     "show",
     "endpoint",
+    "bench",
+    "bench all",
+    "bench files",
+    "bench store",
+    "bench tokens",
+    "bench limits",
+    "bench images",
+    "bench schedule",
     "demo",
 ];
 

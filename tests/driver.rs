@@ -54,6 +54,7 @@ impl Work for Told {
             if id.episode.instance.as_str() == "no-space" {
                 return Err(Failure::new(Kind::RunDir, "the disk is full"));
             }
+            assert_ne!(id.episode.instance.as_str(), "no-record", "a fixture of the test");
             self.commits.lock().unwrap().insert(id.to_string(), counts);
             Ok(())
         })
@@ -64,7 +65,7 @@ impl Work for Told {
     }
 
     fn waive(&self, _: Vec<EpisodeId>) -> BoxFuture<'_, Result<(), Failure>> {
-        Box::pin(async { Ok(()) })
+        Box::pin(async { panic!("a fixture of the test") })
     }
 
     fn quarantine(&self, _: InstanceId, _: Failure) -> BoxFuture<'_, Result<(), Failure>> {
@@ -84,9 +85,12 @@ async fn run(instances: &[&str], stop: mpsc::Receiver<Stop>) -> (End, Arc<Told>)
     let todo =
         |name: &&str| Todo { episode: EpisodeId { instance: name.parse().unwrap(), sample: 0 }, attempt: Attempt::FIRST, ended: false };
     let policy = Policy { retry_base_ms: 1, retry_cap_ms: 2, ..Policy::default() };
+    play(Core::new(policy, instances.iter().map(todo), None), stop).await
+}
+
+async fn play(core: Core, stop: mpsc::Receiver<Stop>) -> (End, Arc<Told>) {
     let work = Arc::new(Told::default());
-    let end = drive(Core::new(policy, instances.iter().map(todo), None), Arc::clone(&work), stop, mpsc::channel(1).1).await;
-    (end, work)
+    (drive(core, Arc::clone(&work), stop, mpsc::channel(1).1).await, work)
 }
 
 fn never() -> (mpsc::Sender<Stop>, mpsc::Receiver<Stop>) {
@@ -123,4 +127,22 @@ async fn kill_ends_at_once() {
     stops.send(Stop::Kill).await.unwrap();
     let (end, _) = run(&["slow", "slow-too"], stop).await;
     assert_eq!(end, End::Killed);
+}
+
+#[tokio::test]
+async fn a_panic_over_a_record_leaves_that_attempt_and_no_other() {
+    let (_keep, stop) = never();
+    let (end, work) = run(&["no-record", "fine", "fine-too"], stop).await;
+    assert!(matches!(&end, End::Drained(reason) if reason.contains("1 attempts could not be graded or recorded")), "{end:?}");
+    assert_eq!(work.commits.lock().unwrap().keys().collect::<Vec<_>>(), ["fine-too@0.1", "fine@0.1"]);
+}
+
+#[tokio::test]
+async fn a_panic_over_waived_episodes_ends_the_run_and_leaves_them() {
+    let (_keep, stop) = never();
+    let todo = |sample| Todo { episode: EpisodeId { instance: "i".parse().unwrap(), sample }, attempt: Attempt::FIRST, ended: false };
+    let policy = Policy { concurrency: 1, until_resolved: 1, grade_backlog: 1, ..Policy::default() };
+    let (end, work) = play(Core::new(policy, (0..9).map(todo), None), stop).await;
+    assert!(matches!(&end, End::Drained(reason) if reason.contains("panic in waiving")), "{end:?}");
+    assert!((1..9).contains(&work.commits.lock().unwrap().len()));
 }

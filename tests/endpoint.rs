@@ -116,7 +116,7 @@ impl Server {
             url: self.url.clone(),
             model: "test-model".into(),
             retry: Policy { tries: 3, base_s: 0.01, cap_s: 0.05, ..Policy::default() },
-            timeouts: Timeouts { connect_s: 5.0, first_byte_s: 30.0, stall_s: 30.0, total_s: 60.0 },
+            timeouts: Timeouts { connect_s: 5.0, first_byte_s: 30.0, stall_s: 30.0, total_s: 60.0, ..Timeouts::default() },
             ..Settings::default()
         }
     }
@@ -275,8 +275,8 @@ async fn what_passes_is_tried_again_with_the_same_bytes() {
 #[tokio::test]
 async fn silence_is_told_from_slowness_and_both_end() {
     let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{".to_vec();
-    let silent = Timeouts { first_byte_s: 0.2, stall_s: 30.0, total_s: 30.0, connect_s: 5.0 };
-    let slow = Timeouts { first_byte_s: 30.0, stall_s: 30.0, total_s: 0.2, connect_s: 5.0 };
+    let silent = Timeouts { first_byte_s: 0.2, stall_s: 30.0, total_s: 30.0, connect_s: 5.0, ..Timeouts::default() };
+    let slow = Timeouts { first_byte_s: 30.0, stall_s: 30.0, total_s: 0.2, connect_s: 5.0, ..Timeouts::default() };
     for (sent, timeouts, word) in [
         (Vec::new(), silent, "first_byte_s"),
         (head.clone(), silent, "first_byte_s"),
@@ -669,7 +669,7 @@ async fn a_stream_is_a_reply_only_when_it_has_ended_well() {
         ("garbage", || Act::Send([streamed(&[said("hel")], "data: {\n\n"), b"0\r\n\r\n".to_vec()].concat())),
         ("502", || fails(502, "", "<html>")),
     ];
-    let timeouts = Timeouts { connect_s: 5.0, first_byte_s: 0.4, stall_s: 0.2, total_s: 30.0 };
+    let timeouts = Timeouts { connect_s: 5.0, first_byte_s: 0.4, stall_s: 0.2, total_s: 30.0, ..Timeouts::default() };
     for (name, trouble) in troubles {
         let server = Server::new(Duration::ZERO, move |n, _, _| if n == 0 { trouble() } else { good_stream() }).await;
         let (client, limiter) = client(Settings { stream: true, timeouts, ..server.settings() });

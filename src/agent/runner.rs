@@ -21,10 +21,8 @@ use crate::{
     tools::{AFTER_SUBMIT, Malformed, Plan, SUBMITTED},
 };
 use futures_util::future::BoxFuture;
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, timeout};
 
 /// Where entries become durable.
 pub trait Spool: Send + Sync {
@@ -41,6 +39,8 @@ pub type Emit = Arc<dyn Fn(EventKind) -> BoxFuture<'static, ()> + Send + Sync>;
 #[derive(Clone)]
 pub struct Shared {
     pub client: Arc<dyn ModelClient>,
+    /// The longest wait for one reply, whatever holds it up.
+    pub patience: Duration,
     pub scaffold: Arc<Scaffold>,
     pub limits: Limits,
     /// Pathspecs left out of the diff.
@@ -167,7 +167,7 @@ impl Runner<'_> {
         limit.saturating_sub(self.worked())
     }
 
-    /// A reply, or the exit reason that stands in its place. Bounded by the endpoint's own timeouts and retry policy.
+    /// A reply, or the exit reason that stands in its place. The endpoint's own timeouts and retry policy end it long before its bound.
     async fn ask(&mut self) -> Result<Result<Response, ExitReason>, Failure> {
         let request = Request {
             messages: &self.transcript.conversation,
@@ -176,7 +176,12 @@ impl Runner<'_> {
             affinity: self.affinity,
         };
         let asked = Instant::now();
-        match self.shared.client.complete(request).await {
+        let patience = self.shared.patience;
+        let silent = |_| {
+            let message = format!("no reply of the endpoint within {} s (endpoint.timeouts.wait_s)", patience.as_secs());
+            Err(ModelError::Failed(Failure::new(Kind::EndpointUnavailable, message)))
+        };
+        match timeout(patience, self.shared.client.complete(request)).await.unwrap_or_else(silent) {
             Ok(response) => {
                 self.waited += asked.elapsed().saturating_sub(Duration::from_millis(response.latency_ms));
                 Ok(Ok(response))

@@ -2,9 +2,11 @@
 //! them, so that what is measured is the engine.
 
 use super::{
+    endpoint::Endpoint,
     machine::{self, Machine},
     meter::Histogram,
     rows,
+    threads::{self, Share, Threads},
     watched::{Watch, Watched},
 };
 use crate::{
@@ -16,9 +18,7 @@ use crate::{
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -29,16 +29,19 @@ use std::{
 use tokio::sync::mpsc;
 
 /// Version of [`Report`]; raised when a key changes its meaning or type.
-pub const BENCH_VERSION: u32 = 1;
+pub const BENCH_VERSION: u32 = 2;
 /// Bytes that a steady reply adds to a context, as JSON, with the frame of the observation.
 const REPLY: u64 = 480;
 /// Most instances made; further episodes are samples of them.
 const MAX_ROWS: u64 = 10_000;
 /// From one look at memory to the next.
 const SAMPLE: Duration = Duration::from_millis(250);
-/// Looks at memory from one count of open files to the next, which takes milliseconds where there are many.
+/// Looks at memory from one count of open files to the next, which takes milliseconds where there are many; so with threads.
 const FILES_EVERY: u64 = 8;
-/// Descriptors besides two a live episode, its connection and its spool.
+const THREADS_EVERY: u64 = 4;
+/// How long the probe is measured alone, before the run.
+const ALONE: Duration = Duration::from_secs(1);
+/// Descriptors besides one a live episode, its connection.
 const SPARE_FILES: u64 = 300;
 /// Episodes that are warm-up where growth is looked for.
 const WARM: u64 = 1000;
@@ -69,7 +72,7 @@ pub struct Plan {
 #[error("{0}")]
 pub struct BenchError(pub String);
 
-fn broken(what: &str, error: impl std::fmt::Display) -> BenchError {
+pub(super) fn broken(what: &str, error: impl std::fmt::Display) -> BenchError {
     BenchError(format!("{what}: {error}"))
 }
 
@@ -79,7 +82,11 @@ pub struct Report {
     pub schema_version: u32,
     pub machine: Machine,
     pub plan: Plan,
+    /// Where the run lay; on `tmpfs` a sync costs nothing.
+    pub file_system: String,
     pub figures: Figures,
+    /// `figures.cpu_s` by what the threads do.
+    pub threads: Vec<Share>,
 }
 
 /// `docs/performance.md` says how each is taken.
@@ -90,7 +97,14 @@ pub struct Figures {
     pub turns_per_s: f64,
     /// Processor time of the engine's process from the first admission to the end of the run, of all its threads.
     pub cpu_s: f64,
+    /// Less what the probe of stalls takes.
     pub cpu_us_per_turn: f64,
+    /// Of a timer a millisecond, measured alone before the run: where there is work as well it takes less.
+    pub probe_us_per_turn: f64,
+    /// Of it: spent in the kernel.
+    pub system_us_per_turn: f64,
+    /// The most at the same time.
+    pub live_max: u64,
     /// Live episodes where `rss_kib_per_episode` was taken.
     pub live: u64,
     /// Resident, above what was resident before the run began and above all transcripts' bytes, by live episode: the worst look of
@@ -111,6 +125,9 @@ pub struct Figures {
     /// From a reply to the same episode's next request, tool call and both spool entries between, less `delay_ms`.
     pub next_request_us_p50: u64,
     pub next_request_us_p99: u64,
+    /// From a request given to the endpoint's client to its reply, parsed: the endpoint's latency, and all that HTTP costs.
+    pub reply_us_p50: u64,
+    pub reply_us_p99: u64,
     /// From the end of the agent to its record durable in shard and journal: an empty grade, token counts, the commit.
     pub commit_us_p50: u64,
     pub commit_us_p99: u64,
@@ -166,9 +183,18 @@ struct Look {
     committed: u64,
 }
 
+/// What the sampler saw.
+#[derive(Default)]
+struct Sampled {
+    looks: Vec<Look>,
+    files: u64,
+    /// The store's threads end with the run: this is from just before.
+    threads: BTreeMap<String, Duration>,
+}
+
 /// Looks until it is told to stop.
-fn sample(counts: &Counts, watch: &Watch, stop: &AtomicBool) -> (Vec<Look>, u64) {
-    let (mut looks, mut files) = (Vec::new(), 0);
+fn sample(counts: &Counts, watch: &Watch, threads: &Threads, stop: &AtomicBool) -> Sampled {
+    let Sampled { mut looks, mut files, threads: mut took } = Sampled::default();
     for number in 0_u64.. {
         if stop.load(Relaxed) {
             break;
@@ -179,9 +205,12 @@ fn sample(counts: &Counts, watch: &Watch, stop: &AtomicBool) -> (Vec<Look>, u64)
         if number % FILES_EVERY == FILES_EVERY / 2 {
             files = files.max(machine::open_files());
         }
+        if number % THREADS_EVERY == 0 {
+            took = threads.look();
+        }
         thread::sleep(SAMPLE);
     }
-    (looks, files)
+    Sampled { looks, files, threads: took }
 }
 
 /// Sleeps two milliseconds at a time and notes how late it wakes. More often would cost what a turn costs.
@@ -197,58 +226,12 @@ async fn probe(late: Arc<Mutex<(Histogram, u64)>>) {
     }
 }
 
-/// The scripted endpoint, ended with the value.
-struct Endpoint {
-    child: Child,
-    url: String,
-}
-
-impl Endpoint {
-    fn start(plan: &Plan, instances: &Path) -> Result<Self, BenchError> {
-        let program = std::env::current_exe().map_err(|e| broken("this program's own path", e))?;
-        let text = |value: &dyn std::fmt::Display| value.to_string();
-        let mut child = Command::new(program)
-            .args(["endpoint", "--script", "steady", "--listen", "127.0.0.1:0", "--limit", "1", "--instances"])
-            .arg(instances)
-            .args(["--wander-turns", &text(&plan.turns), "--seed", &text(&plan.seed)])
-            .args(["--latency-ms", &text(&((plan.latency_s * 1000.0) as u64)), "--latency-sigma", &text(&plan.latency_sigma)])
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|e| broken("the scripted endpoint did not start", e))?;
-        let mut line = String::new();
-        if let Some(out) = child.stdout.take() {
-            let _ = BufReader::new(out).read_line(&mut line);
-        }
-        let url = line.trim().strip_prefix("listening on ").unwrap_or_default().to_owned();
-        let endpoint = Endpoint { child, url };
-        if endpoint.url.is_empty() { Err(BenchError(format!("the scripted endpoint said {line:?} and no address"))) } else { Ok(endpoint) }
-    }
-
-    /// Seconds of processor time.
-    fn cpu_s(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
-        // After the name in brackets: state, then ten numbers, then user and system time in ticks.
-        let ticks: u64 =
-            stat.rsplit_once(')').map_or("", |(_, rest)| rest).split(' ').skip(12).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
-        ticks as f64 / rustix::param::clock_ticks_per_second() as f64
-    }
-}
-
-impl Drop for Endpoint {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Measures in `dir`, which is left with the run in it. Binds this process to `plan.cores` processors for good.
 ///
 /// # Errors
 /// What keeps the run from beginning or from ending well.
 pub fn measure(plan: &Plan, dir: &Path) -> Result<Report, BenchError> {
-    let wanted = 2 * plan.concurrency as u64 + SPARE_FILES;
+    let wanted = plan.concurrency as u64 + SPARE_FILES;
     let limit = machine::allow_open_files(wanted);
     if limit < wanted {
         return Err(BenchError(format!(
@@ -265,16 +248,30 @@ pub fn measure(plan: &Plan, dir: &Path) -> Result<Report, BenchError> {
     bind(if theirs.is_empty() { &all } else { theirs })?;
     let endpoint = Endpoint::start(plan, &instances)?;
     bind(ours)?;
-    let runtime = engine::runtime(Some(ours.len().max(1))).map_err(|e| broken("no async runtime", e))?;
-    let settings = settings(plan, &endpoint.url, instances, rows)?;
-    let figures = runtime.block_on(run(plan, settings, &dir.join("run"), &endpoint))?;
+    let (threads, workers) = (Threads::default(), ours.len().max(1));
+    let runtime = threads.told_apart(&mut engine::runtime_builder(Some(workers)), workers).build();
+    let runtime = runtime.map_err(|e| broken("no async runtime", e))?;
+    runtime.block_on(warm_up(plan, &instances, &dir.join("warm"), &threads))?;
+    let settings = settings_of(plan, endpoint.url(), &instances, rows)?;
+    let (figures, threads) = runtime.block_on(run(plan, settings, &dir.join("run"), &endpoint, &threads))?;
     bind(&all)?;
-    Ok(Report { schema_version: BENCH_VERSION, machine, plan: plan.clone(), figures })
+    let file_system = machine::file_system(dir);
+    Ok(Report { schema_version: BENCH_VERSION, machine, plan: plan.clone(), file_system, figures, threads })
 }
 
-fn settings(plan: &Plan, url: &str, instances: PathBuf, rows: u64) -> Result<Settings, BenchError> {
+/// One short episode, after which all that a run needs but once is in memory: tokenizer, threads, compression.
+async fn warm_up(plan: &Plan, instances: &Path, out: &Path, threads: &Threads) -> Result<(), BenchError> {
+    let short = Plan { concurrency: 1, turns: 2, episodes: 1, latency_s: 0.0, delay_ms: 0, ..plan.clone() };
+    let only = out.with_extension("jsonl");
+    rows::write(&only, 1).map_err(|e| broken("the instances could not be written", e))?;
+    let endpoint = Endpoint::start(&short, instances)?;
+    let settings = settings_of(&short, endpoint.url(), &only, 1)?;
+    run(&short, settings, out, &endpoint, threads).await.map(drop)
+}
+
+fn settings_of(plan: &Plan, url: &str, instances: &Path, rows: u64) -> Result<Settings, BenchError> {
     let mut settings = Settings::default();
-    settings.instances.path = instances;
+    instances.clone_into(&mut settings.instances.path);
     settings.instances.samples = u32::try_from(plan.episodes.div_ceil(rows)).map_err(|e| broken("so many episodes", e))?;
     settings.endpoint.url = url.to_owned();
     settings.endpoint.model = "steady".to_owned();
@@ -291,7 +288,13 @@ fn settings(plan: &Plan, url: &str, instances: PathBuf, rows: u64) -> Result<Set
     Ok(settings)
 }
 
-async fn run(plan: &Plan, settings: Settings, out: &Path, endpoint: &Endpoint) -> Result<Figures, BenchError> {
+async fn run(
+    plan: &Plan,
+    settings: Settings,
+    out: &Path,
+    endpoint: &Endpoint,
+    threads: &Threads,
+) -> Result<(Figures, Vec<Share>), BenchError> {
     let ask = || tokio::runtime::Handle::current().block_on(engine::preflight(&settings));
     let opened = tokio::task::block_in_place(|| engine::open(out, &settings, ask));
     let (opened, ready) = opened.map_err(|e| broken("the run could not be opened", e))?;
@@ -307,19 +310,31 @@ async fn run(plan: &Plan, settings: Settings, out: &Path, endpoint: &Endpoint) -
     };
     let late = Arc::new(Mutex::new((Histogram::default(), 0)));
     let probing = tokio::spawn(probe(Arc::clone(&late)));
+    let (alone, since) = (machine::cpu_time(), Instant::now());
+    tokio::time::sleep(ALONE).await;
+    let probe = machine::cpu_time().saturating_sub(alone).as_secs_f64() / since.elapsed().as_secs_f64();
     let stop = Arc::new(AtomicBool::new(false));
     let (_go_on, stopping) = mpsc::channel(1);
+    let (took, time) = (threads.look(), threads::process());
     let (idle, cpu, began, served) = (machine::resident(), machine::cpu_time(), Instant::now(), endpoint.cpu_s());
     let sampler = {
-        let (counts, watch, stop) = (Arc::clone(&counts), watch.clone(), Arc::clone(&stop));
-        thread::spawn(move || sample(&counts, &watch, &stop))
+        let (counts, watch, stop, threads) = (Arc::clone(&counts), watch.clone(), Arc::clone(&stop), threads.clone());
+        let sampler = thread::Builder::new().name("sampler".into()).spawn(move || sample(&counts, &watch, &threads, &stop));
+        sampler.map_err(|e| broken("no thread", e))?
     };
     let report = engine::run(ready, opened.store, settings, None, emit, stopping).await.map_err(|e| broken("the run failed", e))?;
     let (wall, cpu) = (began.elapsed(), machine::cpu_time().saturating_sub(cpu));
+    let system = threads::process().system.saturating_sub(time.system);
     let endpoint_cpu_s = endpoint.cpu_s() - served;
     probing.abort();
     stop.store(true, Relaxed);
-    let (looks, open_files) = sampler.join().unwrap_or_default();
+    let mut after = threads.look();
+    let sampled = sampler.join().unwrap_or_default();
+    for (name, time) in sampled.threads {
+        let known = after.entry(name).or_default();
+        *known = time.max(*known);
+    }
+    let shares = threads::shares(&took, &after, cpu);
     let trouble = counts.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
     if !matches!(report.end, End::Done) || counts.turns.load(Relaxed) == 0 {
         return Err(BenchError(format!("the run did not end well: {:?} {}", report.end, trouble.unwrap_or_default())));
@@ -336,21 +351,25 @@ async fn run(plan: &Plan, settings: Settings, out: &Path, endpoint: &Endpoint) -
         turns,
         turns_per_s: turns as f64 / wall.as_secs_f64(),
         cpu_s: cpu.as_secs_f64(),
-        cpu_us_per_turn: cpu.as_secs_f64() * 1e6 / turns as f64,
+        cpu_us_per_turn: (cpu.as_secs_f64() - probe * wall.as_secs_f64()) * 1e6 / turns as f64,
+        probe_us_per_turn: probe * wall.as_secs_f64() * 1e6 / turns as f64,
+        system_us_per_turn: system.as_secs_f64() * 1e6 / turns as f64,
         stall_ms_p99: ms(late.0.quantile(0.99)),
         stall_ms_max: ms(late.0.max()),
         stalls_over_20_ms: late.1,
-        open_files,
+        open_files: sampled.files,
         next_request_us_p50: gap(0.5),
         next_request_us_p99: gap(0.99),
+        reply_us_p50: seen.replies.quantile(0.5),
+        reply_us_p99: seen.replies.quantile(0.99),
         commit_us_p50: commits.quantile(0.5),
         commit_us_p99: commits.quantile(0.99),
         shard_bytes,
         failed: counts.failed.load(Relaxed),
         endpoint_cpu_s,
-        ..memory(&looks, idle)
+        ..memory(&sampled.looks, idle)
     };
-    Ok(figures)
+    Ok((figures, shares))
 }
 
 /// What the looks say of memory.
@@ -365,6 +384,7 @@ fn memory(looks: &[Look], idle: u64) -> Figures {
         looks.iter().find(|look| look.committed >= committed).filter(|_| last >= 2 * WARM).map_or(0.0, |look| mib(look.resident))
     };
     Figures {
+        live_max: most,
         live: worst.map_or(0, |look| look.live),
         rss_kib_per_episode: worst.map_or(0.0, own),
         transcript_kib_per_episode: worst.map_or(0.0, |look| look.transcripts as f64 / 1024.0 / look.live as f64),

@@ -80,7 +80,7 @@ fn broken(what: impl Into<String>, why: impl std::fmt::Display) -> FilesError {
     FilesError { what: what.into(), why: why.to_string() }
 }
 
-fn settings(instances: &Path, samples: u32) -> Settings {
+pub(super) fn settings(instances: &Path, samples: u32) -> Settings {
     let mut settings = Settings::default();
     instances.clone_into(&mut settings.instances.path);
     settings.instances.samples = samples;

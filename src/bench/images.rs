@@ -19,6 +19,8 @@ pub struct Options {
     pub samples: u32,
     /// Different lower parts that the images share, each of 0.8 GB.
     pub bases: u32,
+    /// Those that share one are anywhere among the names, instead of neighbours as those of one repository are.
+    pub scattered: bool,
     /// Mean of an image with its lower part; the rest is log-normal.
     pub image_gb: f64,
     pub disk_gb: f64,
@@ -39,6 +41,7 @@ impl Default for Options {
             images: 25_000,
             samples: 5,
             bases: 40,
+            scattered: false,
             image_gb: 3.0,
             disk_gb: 500.0,
             gb_per_s: 1.0,
@@ -99,7 +102,7 @@ pub fn compare(options: &Options) -> Comparison {
 }
 
 impl Comparison {
-    /// The disk, the pulls and the episodes of the first way over time.
+    /// The disk and the episodes of the first way over time; a handful of pulls would be a line along the bottom.
     #[must_use]
     pub fn plot(&self) -> Plot {
         let line = self.ways.first().map(|way| way.line.as_slice()).unwrap_or_default();
@@ -107,12 +110,8 @@ impl Comparison {
         Plot {
             title: format!("{} images x {} samples on a disk of {} GB", self.options.images, self.options.samples, self.options.disk_gb),
             x_label: "hours".to_owned(),
-            y_label: "GB, episodes, pulls".to_owned(),
-            series: vec![
-                series("disk used, GB", |point| point.used_gb),
-                series("live episodes", |point| point.live as f64),
-                series("pulls in flight", |point| point.pulling as f64),
-            ],
+            y_label: "GB, episodes".to_owned(),
+            series: vec![series("disk used, GB", |point| point.used_gb), series("live episodes", |point| point.live as f64)],
             marks: vec![("mark".to_owned(), self.mark_gb)],
         }
     }

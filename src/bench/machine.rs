@@ -5,7 +5,7 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 use serde::Serialize;
-use std::{fs, io, time::Duration};
+use std::{fs, io, path::Path, time::Duration};
 
 /// What figures have to be read with.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -53,6 +53,20 @@ impl Machine {
 pub fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or_default(), u32::try_from(time.tv_nsec).unwrap_or_default())
+}
+
+/// What lies at `path`: a sync of `tmpfs` costs nothing. Empty where nobody knows.
+#[must_use]
+pub fn file_system(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let fields = mounts.lines().filter_map(|line| {
+        let mut words = line.split(' ').skip(1);
+        Some((words.next()?, words.next()?))
+    });
+    // The deepest mount, and of two at one place the later one.
+    let over = fields.filter(|(at, _)| path.starts_with(at)).max_by_key(|(at, _)| at.len());
+    over.map_or_else(String::new, |(_, kind)| kind.to_owned())
 }
 
 /// Bytes of this process in memory.
@@ -107,6 +121,7 @@ mod tests {
         let machine = Machine::look();
         assert!(machine.cores > 0 && machine.memory_bytes > 1 << 20 && machine.kernel.contains('.'), "{machine:?}");
         assert!(resident() > 1 << 18 && allow_open_files(10) >= 10 && open_files() > 2 && cpu_time() > Duration::ZERO);
+        assert_eq!(file_system(Path::new("/proc/self")), "proc");
         assert_eq!(value("a b\t: c d\nx: 1", "a b"), "c d");
     }
 }

@@ -60,6 +60,13 @@ impl Axis {
         Axis { low, high: (high / step).ceil().max(low / step + 1.0) * step, step }
     }
 
+    /// As [`Self::over`], but it ends where the values do: no empty room beside a line.
+    fn until(values: impl Iterator<Item = f64> + Clone) -> Self {
+        let last = values.clone().filter(|v| v.is_finite()).fold(f64::NEG_INFINITY, f64::max);
+        let round = Self::over(values);
+        Axis { high: if last > round.low { last } else { round.high }, ..round }
+    }
+
     /// 0 at `low`, 1 at `high`.
     fn share(&self, value: f64) -> f64 {
         (value - self.low) / (self.high - self.low)
@@ -67,7 +74,7 @@ impl Axis {
 
     fn ticks(&self) -> impl Iterator<Item = f64> {
         // Numbers at the edge of what a float can hold leave no steps to count.
-        let count = ((self.high - self.low) / self.step).round().min(4.0 * TICKS) as u32;
+        let count = ((self.high - self.low) / self.step + 1e-9).floor().min(4.0 * TICKS) as u32;
         (0..=count).map(|n| self.low + f64::from(n) * self.step)
     }
 
@@ -126,7 +133,7 @@ impl Plot {
     fn write(&self, out: &mut String) -> fmt::Result {
         let points = || self.series.iter().flat_map(|s| &s.points).filter(|(x, y)| x.is_finite() && y.is_finite());
         let marks = || self.marks.iter().filter(|(_, y)| y.is_finite());
-        let x_axis = Axis::over(points().map(|p| p.0));
+        let x_axis = Axis::until(points().map(|p| p.0));
         // A line is judged by its height over nothing, where it is not below it.
         let y_axis = Axis::over(points().map(|p| p.1).chain(marks().map(|m| m.1)).chain([0.0]));
         let x = |value| LEFT + x_axis.share(value) * (WIDTH - LEFT - RIGHT);

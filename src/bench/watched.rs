@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// What is known of the episodes at work.
@@ -20,12 +20,15 @@ pub struct Seen {
     pub transcript_bytes: u64,
     /// From a reply to the same episode's next request.
     pub gaps: Histogram,
+    /// From a request to its reply.
+    pub replies: Histogram,
 }
 
 #[derive(Debug, Default)]
 struct Episode {
     parts: usize,
     bytes: u64,
+    asked: Option<Instant>,
     replied: Option<Instant>,
 }
 
@@ -41,11 +44,12 @@ impl Watch {
     fn asked(&self, request: &Request<'_>) {
         let now = Instant::now();
         let mut seen = self.look();
-        let Seen { episodes, transcript_bytes, gaps } = &mut *seen;
+        let Seen { episodes, transcript_bytes, gaps, replies: _ } = &mut *seen;
         let episode = episodes.entry(request.affinity).or_default();
         if let Some(replied) = episode.replied.take() {
             gaps.record(now.duration_since(replied));
         }
+        episode.asked = Some(now);
         let parts = request.messages.parts();
         let more: usize = parts.iter().skip(episode.parts).map(|part| part.len()).sum();
         episode.parts = parts.len();
@@ -55,7 +59,10 @@ impl Watch {
 
     fn replied(&self, affinity: u64) {
         let now = Instant::now();
-        if let Some(episode) = self.look().episodes.get_mut(&affinity) {
+        let mut seen = self.look();
+        let Seen { episodes, replies, .. } = &mut *seen;
+        if let Some(episode) = episodes.get_mut(&affinity) {
+            replies.record(episode.asked.take().map_or_else(Duration::default, |asked| now.duration_since(asked)));
             episode.replied = Some(now);
         }
     }

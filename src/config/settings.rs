@@ -64,6 +64,7 @@ pub enum Backend {
 pub struct Sandbox {
     pub backend: Backend,
     pub limits: sandbox::Limits,
+    pub patience: sandbox::bounded::Patience,
     pub prepare: sandbox::prepare::Settings,
     pub docker: sandbox::docker::Settings,
     pub native: sandbox::native::Settings,
@@ -137,6 +138,7 @@ pub const MAY_DIFFER: &[&str] = &[
     "sandbox.local",
     "sandbox.null",
     "sandbox.limits.toolbox",
+    "sandbox.patience",
     "endpoint.url",
     "endpoint.replicas",
     "endpoint.pool",

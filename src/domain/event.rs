@@ -58,6 +58,10 @@ pub enum EventKind {
         failure: Failure,
         delay_ms: u64,
     },
+    /// It could not be graded or recorded; what it did is kept for the next opening.
+    Abandoned {
+        id: AttemptId,
+    },
     /// The endpoint's limit moved (429 or 503 cut it, success grows it).
     LimitChanged {
         in_flight: u64,

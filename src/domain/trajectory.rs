@@ -185,8 +185,8 @@ impl Trajectory {
         let suspect = reasons(grade.as_ref());
         let mut models_answered: Vec<String> = Vec::new();
         for turn in &turns {
-            if !models_answered.contains(&turn.model) {
-                models_answered.push(turn.model.clone());
+            if !models_answered.iter().any(|known| **known == *turn.model) {
+                models_answered.push(turn.model.to_string());
             }
         }
         let meta = Meta {

@@ -143,24 +143,24 @@ pub struct Transcript {
     pub ended: Option<Ended>,
 }
 
-/// A reply without its message, with its calls' figures.
+/// A reply without its message, with its calls' figures. Texts are shared with the turns before it: an episode has hundreds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Turn {
-    pub model: String,
-    pub finish_reason: String,
+    pub model: Arc<str>,
+    pub finish_reason: Arc<str>,
     pub usage: Usage,
     pub cost_usd: f64,
     pub latency_ms: u64,
     pub tries: u32,
-    pub extra: serde_json::Value,
+    pub extra: Arc<serde_json::Value>,
     pub calls: Vec<Call>,
 }
 
 /// An observation without its message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Call {
-    pub tool_call_id: String,
-    pub tool: String,
+    pub tool_call_id: Box<str>,
+    pub tool: Arc<str>,
     pub duration_ms: u64,
     pub exit_code: i32,
     pub truncated: bool,
@@ -168,6 +168,13 @@ pub struct Call {
     pub malformed: bool,
     #[serde(default)]
     pub failed: bool,
+}
+
+/// How many earlier texts are looked at for an equal one.
+const SHARED_WITH: usize = 8;
+
+fn share<'a>(text: String, earlier: impl Iterator<Item = &'a Arc<str>>) -> Arc<str> {
+    earlier.take(SHARED_WITH).find(|known| ***known == *text).map_or_else(|| text.into(), Arc::clone)
 }
 
 impl Transcript {
@@ -202,23 +209,29 @@ impl Transcript {
                 self.usage += r.usage;
                 self.cost_usd += r.cost_usd;
                 self.conversation.push(&r.message);
+                let before = || self.turns.iter().rev();
                 self.turns.push(Turn {
-                    model: r.model,
-                    finish_reason: r.finish_reason,
+                    model: share(r.model, before().map(|turn| &turn.model)),
+                    finish_reason: share(r.finish_reason, before().map(|turn| &turn.finish_reason)),
                     usage: r.usage,
                     cost_usd: r.cost_usd,
                     latency_ms: r.latency_ms,
                     tries: r.tries,
-                    extra: r.extra,
+                    extra: before()
+                        .take(SHARED_WITH)
+                        .map(|turn| &turn.extra)
+                        .find(|extra| ***extra == r.extra)
+                        .map_or_else(|| Arc::new(r.extra), Arc::clone),
                     calls: Vec::new(),
                 });
             }
             Entry::Observation(o) => {
                 self.malformed += u32::from(o.malformed);
+                let tool = share(o.tool, self.turns.iter().rev().flat_map(|turn| &turn.calls).map(|call| &call.tool));
                 if let Some(turn) = self.turns.last_mut() {
                     turn.calls.push(Call {
-                        tool_call_id: o.message.tool_call_id.clone(),
-                        tool: o.tool,
+                        tool_call_id: o.message.tool_call_id.as_str().into(),
+                        tool,
                         duration_ms: o.duration_ms,
                         exit_code: o.exit_code,
                         truncated: o.truncated,

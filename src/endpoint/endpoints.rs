@@ -190,9 +190,10 @@ impl Endpoints {
 
     /// One request; with hedging, two at most.
     async fn ask(&self, request: &Request<'_>, avoid: Option<usize>) -> Result<Outcome, Failure> {
-        let going = self.admit(request, avoid).await;
+        // Boxes: thousands of requests wait here, each for one of these alone.
+        let going = Box::pin(self.admit(request, avoid)).await;
         let member = going.trip.chosen.member;
-        let first = pin!(self.send(going, request));
+        let first = Box::pin(self.send(going, request));
         if self.settings.hedge_after_s <= 0.0 || self.all.len() < 2 {
             return first.await;
         }
@@ -200,7 +201,7 @@ impl Endpoints {
             Either::Left((outcome, _)) => return outcome,
             Either::Right(((), first)) => first,
         };
-        match select(first, pin!(self.ask_another(request, member))).await {
+        match select(first, Box::pin(self.ask_another(request, member))).await {
             Either::Left((outcome, _)) => outcome,
             Either::Right((Some(Ok(outcome)), _)) if outcome.result.is_ok() => Ok(outcome),
             Either::Right((_, first)) => first.await,

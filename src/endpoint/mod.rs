@@ -13,7 +13,8 @@ pub mod retry;
 pub mod settings;
 pub mod share;
 mod transport;
-mod wire;
+#[doc(hidden)]
+pub mod wire;
 
 pub use endpoints::Endpoints;
 pub use limiter::Limiter;

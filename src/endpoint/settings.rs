@@ -128,11 +128,13 @@ pub struct Timeouts {
     pub stall_s: f64,
     /// From the request out to the last byte of the reply.
     pub total_s: f64,
+    /// From the wish for a reply to the reply, with all tries and all waiting for the endpoint's limits.
+    pub wait_s: f64,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Timeouts { connect_s: 10.0, first_byte_s: 600.0, stall_s: 300.0, total_s: 1200.0 }
+        Timeouts { connect_s: 10.0, first_byte_s: 600.0, stall_s: 300.0, total_s: 1200.0, wait_s: 172_800.0 }
     }
 }
 
@@ -347,7 +349,7 @@ impl Timeouts {
 }
 
 /// A year stands for anything longer or not a number, nothing for the negative.
-pub(super) fn seconds(s: f64) -> Duration {
+pub(crate) fn seconds(s: f64) -> Duration {
     const YEAR: f64 = 365.0 * 86_400.0;
     Duration::from_secs_f64(if s.is_nan() { YEAR } else { s.clamp(0.0, YEAR) })
 }

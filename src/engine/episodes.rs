@@ -28,9 +28,9 @@ use std::{
     collections::{BTreeMap, HashMap},
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 /// Everything a run's episodes share.
 pub(super) struct Engine {
@@ -184,6 +184,20 @@ impl Engine {
 
     async fn run_agent(&self, id: &AttemptId) -> Result<(), Failure> {
         let admitted = Instant::now();
+        // Boxes: what is large while it works, an episode would otherwise hold for the hours that it lives.
+        let (sandbox, instance, head) = Box::pin(self.begin(id)).await?;
+        let transcript = Box::pin(self.converse(&*sandbox, instance, head, admitted)).await;
+        if let Err(failure) = sandbox.destroy().await {
+            tracing::warn!(%id, %failure, "a sandbox may be left; it is swept at the end of the run");
+        }
+        let transcript = transcript?;
+        let failure = transcript.ended.as_ref().and_then(|ended| ended.failure.clone());
+        self.with_draft(id, |draft| draft.transcript = Some(transcript));
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// A prepared sandbox for the attempt.
+    async fn begin(&self, id: &AttemptId) -> Result<(Box<dyn Sandbox>, Instance, Begun), Failure> {
         let head = self.head(id);
         (self.emit)(EventKind::AttemptStarted { id: id.clone() }).await;
         self.store.started(id.clone()).await.map_err(|e| e.failure())?;
@@ -192,15 +206,7 @@ impl Engine {
             images.lease(id, true).await?;
         }
         let (sandbox, prepared) = self.bases.start(&self.spec(id, Purpose::Agent, &instance), &instance).await?;
-        let head = Begun { base_tree: prepared.base_tree, ..head };
-        let transcript = self.converse(&*sandbox, instance, head, admitted).await;
-        if let Err(failure) = sandbox.destroy().await {
-            tracing::warn!(%id, %failure, "a sandbox may be left; it is swept at the end of the run");
-        }
-        let transcript = transcript?;
-        let failure = transcript.ended.as_ref().and_then(|ended| ended.failure.clone());
-        self.with_draft(id, |draft| draft.transcript = Some(transcript));
-        failure.map_or(Ok(()), Err)
+        Ok((sandbox, instance, Begun { base_tree: prepared.base_tree, ..head }))
     }
 
     async fn converse(&self, sandbox: &dyn Sandbox, instance: Instance, head: Begun, admitted: Instant) -> Result<Transcript, Failure> {
@@ -216,7 +222,7 @@ impl Engine {
         let image_digest = sandbox.image_digest().to_owned();
         let mut spool = DurableSpool(self.store.spool(&head.id));
         let begun = Begun { messages, image_digest, setup_ms, ..head };
-        Ok(runner::run(&self.shared, sandbox, &mut spool, begun, admitted).await)
+        Ok(Box::pin(runner::run(&self.shared, sandbox, &mut spool, begun, admitted)).await)
     }
 
     async fn run_grade(&self, id: &AttemptId) -> Result<bool, Failure> {
@@ -448,6 +454,7 @@ impl Work for Engine {
                     if let Some(images) = self.images.get() {
                         images.abandoned(&id);
                     }
+                    (self.emit)(EventKind::Abandoned { id }).await;
                 }
                 _ => {}
             }

@@ -10,26 +10,29 @@ use crate::{
         policy::Order,
     },
 };
-
+use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs::{File, OpenOptions},
     io::{BufRead, BufReader, Write},
+    panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{
     sync::{mpsc, oneshot},
     task::{AbortHandle, JoinSet},
-    time::{MissedTickBehavior, interval, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 
 /// How often the disk is measured.
 const MEASURE: Duration = Duration::from_secs(5);
 /// How often it is said that the disk is still full.
 const SAY: Duration = Duration::from_secs(60);
+/// How long the end of a run waits for images to go.
+const FINISH: Duration = Duration::from_secs(60);
 
 /// One image of the run, and the instances that have it.
 #[derive(Debug, Clone)]
@@ -42,6 +45,7 @@ struct Named {
 pub(super) struct Plan {
     images: Vec<Named>,
     stock: Stock,
+    settings: Settings,
     by_instance: HashMap<InstanceId, Rank>,
     /// Some have to be fetched: episodes wait for theirs.
     pub gated: bool,
@@ -77,7 +81,10 @@ impl Plan {
         if missing.is_empty() && disk.is_none() {
             return Ok(None);
         }
-        let (log, ours) = Log::open(log);
+        let (log, mut ours) = Log::open(log);
+        for (name, bytes) in ours.iter_mut().filter(|(name, bytes)| **bytes == 0 && !missing.contains(*name)) {
+            *bytes = provider.image_bytes(name).await;
+        }
         let known = images.iter().map(|(image, needs)| Known {
             needs: *needs,
             present: !missing.contains(&image.name),
@@ -86,7 +93,7 @@ impl Plan {
         });
         let stock = Stock::new(settings.clone(), known, disk.map(|disk| disk.free));
         let images = images.into_iter().map(|(image, _)| image).collect();
-        Ok(Some(Plan { images, stock, by_instance, gated: !missing.is_empty(), log }))
+        Ok(Some(Plan { images, stock, settings: settings.clone(), by_instance, gated: !missing.is_empty(), log }))
     }
 
     /// Begins to fetch. `tell`: the scheduler.
@@ -95,6 +102,7 @@ impl Plan {
         let keeper = Keeper {
             images: self.images,
             stock: self.stock,
+            settings: self.settings,
             provider,
             bases,
             tell,
@@ -103,9 +111,18 @@ impl Plan {
             waiting: BTreeMap::new(),
             tasks: JoinSet::new(),
             wake: None,
-            held_at: None,
+            full: None,
+            finished: None,
         };
-        let task = tokio::spawn(keeper.keep(orders)).abort_handle();
+        let task = tokio::spawn(async move {
+            let tell = keeper.tell.clone();
+            // Episodes would wait for images for ever.
+            if AssertUnwindSafe(keeper.keep(orders)).catch_unwind().await.is_err() {
+                let reason = "a bug of sweroll: fetching images panicked; run again: the run resumes".to_owned();
+                let _ = tell.send(core::Input::Drain { reason }).await;
+            }
+        });
+        let task = task.abort_handle();
         Images { order, by_instance: self.by_instance, held: Mutex::default(), task }
     }
 }
@@ -119,6 +136,8 @@ enum Message {
         waited: bool,
         there: oneshot::Sender<Result<(), Failure>>,
     },
+    /// As [`Input::Finish`]; answered once what was told to go is gone.
+    Finish(oneshot::Sender<()>),
 }
 
 /// The engine's side: who refers to which image.
@@ -177,6 +196,13 @@ impl Images {
         }
     }
 
+    /// Nothing is at work any more: what is needed no more goes, where the disk is low. Pulls under way are given up with `self`.
+    pub async fn finish(&self) {
+        let (finished, is_finished) = oneshot::channel();
+        let _ = self.order.send(Message::Finish(finished));
+        let _ = timeout(FINISH, is_finished).await;
+    }
+
     pub fn drain(&self) {
         let _ = self.order.send(Message::Step(Input::Drain));
     }
@@ -192,6 +218,7 @@ impl Drop for Images {
 struct Keeper {
     images: Vec<Named>,
     stock: Stock,
+    settings: Settings,
     provider: Arc<dyn Provider>,
     bases: Arc<Bases>,
     tell: mpsc::Sender<core::Input>,
@@ -200,7 +227,14 @@ struct Keeper {
     waiting: BTreeMap<Rank, Vec<oneshot::Sender<Result<(), Failure>>>>,
     tasks: JoinSet<Vec<Input>>,
     wake: Option<u64>,
-    held_at: Option<Instant>,
+    full: Option<Full>,
+    finished: Option<oneshot::Sender<()>>,
+}
+
+/// Since when the run waits for room, and when that was said last.
+struct Full {
+    since: Instant,
+    said: Instant,
 }
 
 impl Keeper {
@@ -217,7 +251,7 @@ impl Keeper {
         loop {
             let timer = async {
                 match self.wake {
-                    Some(at) => sleep_until((began + Duration::from_millis(at)).into()).await,
+                    Some(at) => sleep_until(began + Duration::from_millis(at)).await,
                     None => std::future::pending().await,
                 }
             };
@@ -229,10 +263,14 @@ impl Keeper {
                         self.waiting.entry(image).or_default().push(there);
                         vec![Input::Begun { image, waited }]
                     }
+                    Some(Message::Finish(finished)) => {
+                        self.finished = Some(finished);
+                        vec![Input::Finish]
+                    }
                 },
                 Some(ended) = self.tasks.join_next() => ended.unwrap_or_default(),
                 _ = measure.tick() => {
-                    self.say_if_full();
+                    self.say_if_full().await;
                     let provider = Arc::clone(&self.provider);
                     self.tasks.spawn(async move { measured(&*provider).await.into_iter().collect() });
                     Vec::new()
@@ -241,6 +279,9 @@ impl Keeper {
             };
             for input in inputs {
                 self.step(input, now()).await;
+            }
+            if !self.stock.is_evicting() {
+                self.finished.take().map(|finished| finished.send(()));
             }
         }
     }
@@ -266,13 +307,18 @@ impl Keeper {
                     }
                 }
                 Action::Hold => {
-                    let reason = "the disk of the images is full and no image can go: make room, or lower scheduler.images.disk_high";
-                    self.held_at = Some(Instant::now());
-                    let _ = self.tell.send(core::Input::Hold { reason: reason.to_owned() }).await;
+                    let now = Instant::now();
+                    self.full = Some(Full { since: now, said: now });
+                    self.say_full(Duration::ZERO).await;
                 }
                 Action::Release => {
-                    self.held_at = None;
+                    self.full = None;
                     let _ = self.tell.send(core::Input::Release).await;
+                }
+                Action::GiveUp => {
+                    let reason =
+                        format!("{}; nobody did for {} s (scheduler.images.full_wait_s)", self.no_room(), self.settings.full_wait_s);
+                    let _ = self.tell.send(core::Input::Drain { reason }).await;
                 }
                 Action::WakeAt { at_ms } => self.wake = Some(self.wake.map_or(at_ms, |at| at.min(at_ms))),
             }
@@ -302,6 +348,8 @@ impl Keeper {
     }
 
     fn fetch(&mut self, image: Rank) {
+        // Should this engine die over it, the next one knows whose it is.
+        self.log.write(&self.images[image as usize].name, Some(0));
         let (provider, name) = (Arc::clone(&self.provider), self.images[image as usize].name.clone());
         self.tasks.spawn(async move {
             let fetched = match provider.fetch(&name).await {
@@ -334,24 +382,61 @@ impl Keeper {
     fn note(&mut self, input: &Input) {
         match *input {
             Input::Fetched { image, bytes, pulled: true } => self.log.write(&self.images[image as usize].name, Some(bytes)),
-            Input::Evicted { image } => self.log.write(&self.images[image as usize].name, None),
+            Input::Evicted { image } | Input::Fetched { image, pulled: false, .. } | Input::NotFetched { image, .. } => {
+                self.log.write(&self.images[image as usize].name, None);
+            }
             _ => {}
         }
     }
 
-    fn say_if_full(&mut self) {
-        if self.held_at.is_some_and(|at| at.elapsed() >= SAY) {
-            tracing::warn!("no episode is begun: the disk of the images is full (scheduler.images.disk_high) and no image of ours can go");
-            self.held_at = Some(Instant::now());
-        }
+    async fn say_if_full(&mut self) {
+        let Some(full) = self.full.as_mut().filter(|full| full.said.elapsed() >= SAY) else { return };
+        full.said = Instant::now();
+        let waited = full.since.elapsed();
+        self.say_full(waited).await;
     }
+
+    async fn say_full(&self, waited: Duration) {
+        let waits = match waited.as_secs() / 60 {
+            0 => String::new(),
+            minutes => format!(" ({minutes} min so far)"),
+        };
+        let reason = format!("{}{waits}", self.no_room());
+        tracing::warn!("no episode is begun: {reason}");
+        let _ = self.tell.send(core::Input::Hold { reason }).await;
+    }
+
+    /// What is full, and what the user can do.
+    fn no_room(&self) -> String {
+        let Settings { disk_high, disk_bytes, .. } = self.settings;
+        let (_, _, bytes) = self.stock.in_flight();
+        let (place, free) = (self.provider.images_at(), self.stock.free());
+        if disk_bytes > 0 && free.is_none_or(|free| free >= disk_high) {
+            return format!(
+                "the run's images have {} of {} (scheduler.images.disk_bytes), and none can go: raise that, or see scheduler.images.evict",
+                gigabytes(bytes),
+                gigabytes(disk_bytes)
+            );
+        }
+        let place = place.map_or_else(|| "the images' disk".to_owned(), |place| format!("the disk of {}", place.display()));
+        format!(
+            "{place} has {} free, of at least {} (scheduler.images.disk_high), and no image can go: make room there (`docker image rm`, \
+             `sweroll images gc`), or lower that",
+            gigabytes(free.unwrap_or(0)),
+            gigabytes(disk_high)
+        )
+    }
+}
+
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.1} GB", bytes as f64 / 1e9)
 }
 
 async fn measured(provider: &dyn Provider) -> Option<Input> {
     provider.disk().await.map(|disk| Input::Disk { free: disk.free })
 }
 
-/// A line of the log: an image that came, with its bytes, or went.
+/// A line of the log: an image that came, with its bytes, or went. 0: it is being fetched.
 #[derive(Serialize, Deserialize)]
 struct Line {
     image: String,
@@ -480,6 +565,10 @@ mod tests {
             Box::pin(async { Some(Disk { free: self.free(), total: 100 }) })
         }
 
+        fn image_bytes<'a>(&'a self, _: &'a str) -> BoxFuture<'a, u64> {
+            Box::pin(async { 30 })
+        }
+
         fn start<'a>(&'a self, _: &'a Spec) -> BoxFuture<'a, Result<Box<dyn Sandbox>, Failure>> {
             Box::pin(async { Err(Failure::new(Kind::SandboxStart, "a fixture starts nothing")) })
         }
@@ -545,11 +634,12 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let log = temp.path().join("images.jsonl");
         let (mut noted, _) = Log::open(&log);
-        noted.write("old", Some(30));
+        // The engine died before it knew of the end of the pull.
+        noted.write("old", Some(0));
         std::fs::OpenOptions::new().append(true).open(&log).unwrap().write_all(b"\n{\"ima").unwrap();
         noted.write("gone", Some(30));
         noted.write("gone", None);
-        assert_eq!(Log::open(&log).1, HashMap::from([("old".to_owned(), 30)]), "a torn line spoils no other");
+        assert_eq!(Log::open(&log).1, HashMap::from([("old".to_owned(), 0)]), "a torn line spoils no other");
         let fake = Arc::new(Fake { there: Mutex::new(["old", "mine"].map(str::to_owned).into()), ..Fake::default() });
         let plan = plan(&fake, &["old", "mine", "new", "newer"], &log).await;
         let (tell, mut told) = mpsc::channel(64);
@@ -570,6 +660,7 @@ mod tests {
             images.lease(&id, true).await.unwrap();
             images.ended(&id, false);
         }
+        images.finish().await;
         let there = fake.there.lock().unwrap().clone();
         assert!(there.contains("mine") && !there.contains("old"), "{there:?}");
     }

@@ -272,7 +272,7 @@ fn of_agent<'t>(step: &Step<'t>, model: &str, reasoning: Reasoning) -> Entry<'t>
         step.answers.iter().filter(|answer| step.is_observation(answer)).map(|answer| outcome(step, answer)).collect();
     Entry {
         source: "agent",
-        model_name: step.turn.map(|turn| turn.model.as_str()).filter(|answered| !answered.is_empty() && *answered != model),
+        model_name: step.turn.map(|turn| &*turn.model).filter(|answered| !answered.is_empty() && *answered != model),
         message,
         reasoning_content: Some(thoughts).filter(|thoughts| !thoughts.is_empty()),
         tool_calls: step.said.tool_calls.iter().map(call).collect(),

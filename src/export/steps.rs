@@ -56,7 +56,7 @@ impl<'t> Step<'t> {
     /// The figures of the calls that an answer is of.
     pub(super) fn calls(&self, answer: &Message) -> Vec<&'t Call> {
         let calls = self.turn.map_or(&[][..], |turn| &turn.calls);
-        calls.iter().filter(|call| call.tool_call_id == answer.tool_call_id).collect()
+        calls.iter().filter(|call| *call.tool_call_id == *answer.tool_call_id).collect()
     }
 }
 

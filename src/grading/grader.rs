@@ -12,7 +12,8 @@ use crate::sandbox::{Provider, Purpose, Sandbox, Spec};
 use crate::toolbox::protocol::{Answer, Command, End, Op, OpError, Ran, Run};
 use sha2::{Digest, Sha256};
 use std::io::Read;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Bytes of a file that are compared before and after the tests, beside its length.
 const MAX_WATCHED: u64 = 8 << 20;
@@ -53,21 +54,21 @@ pub async fn run(provider: &dyn Provider, spec: &Spec, case: &Case<'_>, settings
     let runner = runner_of(instance)?;
     let plan = Plan::new(instance, diff, &secret()?)?;
     let began = Instant::now();
-    let deadline = tokio::time::Instant::from_std(began) + Duration::from_secs(settings.timeout_s);
+    let deadline = began + Duration::from_secs(settings.timeout_s);
     let late = |_| Failure::new(Kind::GradeTimeout, format!("the grading passed its deadline of {} s (timeout_s)", settings.timeout_s));
     let spec = Spec { purpose: Purpose::Grade, ..spec.clone() };
     let mut course = Course::new(case, settings);
     course.suspect(suspicion::of_diff(instance, &plan, diff));
     let (mut peak_memory, mut image_digest) = (0, String::new());
     while let Some(step) = course.next().cloned() {
-        let sandbox = tokio::time::timeout_at(deadline, provider.start(&spec)).await.map_err(late)??;
+        let sandbox = timeout_at(deadline, provider.start(&spec)).await.map_err(late)??;
         let is_at_base = spec.upon.is_some();
         let field =
             Field { sandbox: sandbox.as_ref(), is_at_base, case, settings, plan: &plan, memory_limit: spec.limits.memory, runner, runners };
-        let tested = tokio::time::timeout_at(deadline, field.test(&step, &mut course)).await.map_err(late).flatten();
+        let tested = timeout_at(deadline, field.test(&step, &mut course)).await.map_err(late).flatten();
         // What is below another directory than the instance says shares a file system, which must not collect what gradings leave.
         if sandbox.workdir() != instance.workdir {
-            let _ = tokio::time::timeout(Duration::from_secs(5), field.leave_nothing()).await;
+            let _ = timeout(Duration::from_secs(5), field.leave_nothing()).await;
         }
         sandbox.image_digest().clone_into(&mut image_digest);
         sandbox.retire().await;

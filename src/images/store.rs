@@ -9,7 +9,7 @@ use super::{Ids, Image, ImageError, Settings, digest};
 use crate::domain::Kind;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
@@ -80,18 +80,30 @@ impl Store {
     /// # Errors
     /// Where the store cannot be read.
     pub fn find(&self, name: &str) -> Result<Option<Image>, ImageError> {
-        let name = canonical(name);
         for _ in 0..TRIES {
-            let named = match self.names()?.remove(&name) {
-                Some(named) => named,
-                None if digest::digits(&name).is_some() => Named { id: name.clone(), digest: name.clone() },
-                None => return Ok(None),
-            };
+            let Some(named) = named(&self.names()?, name) else { return Ok(None) };
             if let Some(image) = self.held(&named)? {
                 return Ok(Some(image));
             }
         }
         Ok(None)
+    }
+
+    /// Those of the names that there are images of. No image is held: they may go.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    pub fn present<'a>(&self, wanted: &[&'a str]) -> Result<HashMap<&'a str, Named>, ImageError> {
+        let (names, mut layers, mut there) = (self.names()?, HashMap::new(), HashMap::new());
+        for wanted in wanted {
+            let Some(named) = named(&names, wanted) else { continue };
+            let Some(kept) = self.read::<Kept>(&self.image_path(&named.id))? else { continue };
+            let mut is_there = |layer: String| *layers.entry(layer).or_insert_with_key(|layer| self.layers().join(layer).is_dir());
+            if kept.diff_ids.iter().all(|id| is_there(layer_name(id))) {
+                there.insert(*wanted, named);
+            }
+        }
+        Ok(there)
     }
 
     /// A directory for what is on its way, swept once this process is dead.
@@ -215,7 +227,10 @@ impl Store {
     }
 
     /// The image, if it is there, and with a hold on it.
-    pub(super) fn held(&self, named: &Named) -> Result<Option<Image>, ImageError> {
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    pub fn held(&self, named: &Named) -> Result<Option<Image>, ImageError> {
         let path = self.image_path(&named.id);
         let unreadable = |error: &io::Error| missing(format!("{} of the image store cannot be read: {error}", path.display()));
         let Some(hold) = lock::shared_if_there(&path).map_err(|error| unreadable(&error))? else { return Ok(None) };
@@ -229,6 +244,15 @@ impl Store {
         let _ = futimens(&hold, &Timestamps { last_access: now, last_modification: now });
         let Kept { id, bytes, env, user, workdir, .. } = kept;
         Ok(Some(Image { id, digest: named.digest.clone(), layers, bytes, env, user, workdir, _hold: hold }))
+    }
+}
+
+/// What a name, or an id, stands for.
+fn named(names: &Names, name: &str) -> Option<Named> {
+    let name = canonical(name);
+    match names.get(&name) {
+        Some(named) => Some(named.clone()),
+        None => digest::digits(&name).is_some().then(|| Named { id: name.clone(), digest: name }),
     }
 }
 

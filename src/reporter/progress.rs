@@ -1,11 +1,11 @@
-//! The run for a human on stderr: one or two live lines on a terminal, a plain line now and then elsewhere.
+//! The run for a human on stderr: two or three live lines on a terminal, a plain line now and then elsewhere.
 
 use super::stats::{Stage, Straggler, View};
 use std::{fmt::Write as _, io::Write};
 
-/// Two lines: how far, and how fast.
+/// How far, how fast, and where there are some what takes long.
 #[must_use]
-pub fn lines(view: &View) -> [String; 2] {
+pub fn lines(view: &View) -> Vec<String> {
     let tally = &view.tally;
     let mut far = format!("{}/{} done", tally.done, tally.outstanding);
     if tally.total > tally.outstanding {
@@ -26,10 +26,6 @@ pub fn lines(view: &View) -> [String; 2] {
     if in_flight > 0 {
         let stages = Stage::ALL.iter().map(|stage| (stage.as_str(), tally.in_flight.get(stage).copied().unwrap_or(0)));
         let _ = write!(far, "; {in_flight} in flight ({})", list(stages));
-    }
-    if let Some(oldest) = &view.oldest {
-        let Straggler { id, stage, age_ms } = oldest;
-        let _ = write!(far, "; {} slow, the oldest {id} {} for {}", view.stragglers, stage.as_str(), clock(*age_ms));
     }
     let mut fast = format!("{:.1} turns/s, {} tokens/s, ${:.2} spent", view.turns_per_sec, short(view.tokens_per_sec), tally.cost_usd);
     if let Some(limit) = tally.limit {
@@ -55,7 +51,20 @@ pub fn lines(view: &View) -> [String; 2] {
         }
         _ => {}
     }
-    [far, fast]
+    let slow = (view.stragglers > 0).then(|| format!("{} slow: {}", view.stragglers, named(&view.oldest)));
+    [far, fast].into_iter().chain(slow).collect()
+}
+
+/// Such as `a@1.1 begun 1:02:03 ago (running, turn 37 0:12 ago)`.
+fn named(stragglers: &[Straggler]) -> String {
+    let named = stragglers.iter().map(|Straggler { id, stage, age_ms, turns, silent_ms }| {
+        let stage = match stage {
+            Stage::Running => format!("running, turn {turns} {} ago", clock(*silent_ms)),
+            _ => format!("{} for {}", stage.as_str(), clock(*silent_ms)),
+        };
+        format!("{id} begun {} ago ({stage})", clock(*age_ms))
+    });
+    named.collect::<Vec<_>>().join(", ")
 }
 
 /// The same in one line, for a file or a pipe.
@@ -180,9 +189,10 @@ mod tests {
 
     #[test]
     fn stragglers_are_named() {
-        let oldest = Some(Straggler { id: "a@0.1".parse().unwrap(), stage: Stage::Grading, age_ms: 3_723_000 });
-        let view = View { stragglers: 2, oldest, ..view() };
-        assert_eq!(lines(&view)[0], format!("{FAR}; 2 slow, the oldest a@0.1 grading for 1:02:03"));
+        let slow = |id: &str, stage, turns| Straggler { id: id.parse().unwrap(), stage, age_ms: 3_723_000, turns, silent_ms: 12_000 };
+        let view = View { stragglers: 7, oldest: vec![slow("a@0.1", Stage::Running, 37), slow("b@1.2", Stage::Grading, 9)], ..view() };
+        let named = "7 slow: a@0.1 begun 1:02:03 ago (running, turn 37 0:12 ago), b@1.2 begun 1:02:03 ago (grading for 0:12)";
+        assert_eq!(lines(&view), [FAR, FAST, named]);
     }
 
     #[test]

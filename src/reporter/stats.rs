@@ -77,12 +77,13 @@ pub struct View {
     pub turns_per_sec: f64,
     /// Completion tokens, over the same window.
     pub tokens_per_sec: f64,
-    /// By the mean pace of this run; none before the first is done.
+    /// By the mean pace of this run, and once all are begun by what the median leaves to the youngest; none before the first is done, nor
+    /// where all that are left take longer than the median.
     pub eta_ms: Option<u64>,
     /// Attempts in flight that take over [`Stats::STRAGGLER`] times as long as the median of the last that were committed.
     pub stragglers: u64,
-    /// The oldest of them.
-    pub oldest: Option<Straggler>,
+    /// The oldest [`Stats::NAMED`] of them.
+    pub oldest: Vec<Straggler>,
 }
 
 /// An attempt that takes long.
@@ -90,14 +91,26 @@ pub struct View {
 pub struct Straggler {
     pub id: AttemptId,
     pub stage: Stage,
+    /// Since it was begun.
     pub age_ms: u64,
+    pub turns: u32,
+    /// Since its last turn or change of stage.
+    pub silent_ms: u64,
+}
+
+/// An attempt in flight.
+#[derive(Debug, Clone, Copy)]
+struct Live {
+    stage: Stage,
+    begun_ms: u64,
+    turns: u32,
+    heard_ms: u64,
 }
 
 #[derive(Debug, Default)]
 pub struct Stats {
     tally: Tally,
-    /// Of each attempt in flight its stage, and when it was begun.
-    stages: HashMap<AttemptId, (Stage, u64)>,
+    live: HashMap<AttemptId, Live>,
     /// Milliseconds that the last attempts took, from begun to committed, oldest first.
     took: VecDeque<u64>,
     /// Turns and completion tokens by second, oldest first.
@@ -111,6 +124,7 @@ impl Stats {
     pub const WINDOW_SECS: u64 = 60;
     /// Times the median, and a minute at least.
     pub const STRAGGLER: u64 = 3;
+    pub const NAMED: usize = 3;
     /// Attempts that the median is taken of.
     const TOOK: usize = 1000;
 
@@ -126,7 +140,10 @@ impl Stats {
             EventKind::AgentStarted { id, .. } => self.stage(id, Some(Stage::Running)),
             EventKind::AgentEnded { id, .. } => self.stage(id, Some(Stage::Waiting)),
             EventKind::GradeStarted { id } => self.stage(id, Some(Stage::Grading)),
-            EventKind::TurnDone { usage, cost_usd, .. } => {
+            EventKind::TurnDone { id, usage, cost_usd, .. } => {
+                if let Some(live) = self.live.get_mut(id) {
+                    (live.turns, live.heard_ms) = (live.turns + 1, event.at_ms);
+                }
                 tally.turns += 1;
                 tally.usage += *usage;
                 tally.cost_usd += cost_usd;
@@ -134,8 +151,8 @@ impl Stats {
             }
             EventKind::Committed { id, outcome } => {
                 tally.commit(outcome);
-                if let Some((_, begun)) = self.stages.get(id) {
-                    self.took.push_back(event.at_ms.saturating_sub(*begun));
+                if let Some(live) = self.live.get(id) {
+                    self.took.push_back(event.at_ms.saturating_sub(live.begun_ms));
                     if self.took.len() > Self::TOOK {
                         self.took.pop_front();
                     }
@@ -146,6 +163,7 @@ impl Stats {
                 tally.retries += 1;
                 self.stage(id, None);
             }
+            EventKind::Abandoned { id } => self.stage(id, None),
             EventKind::LimitChanged { in_flight } => tally.limit = Some(*in_flight),
             EventKind::Endpoints { endpoints } => {
                 tally.endpoints = (endpoints.iter().filter(|one| one.up).count() as u64, endpoints.len() as u64);
@@ -172,8 +190,16 @@ impl Stats {
         let (turns, tokens) = recent.fold((0, 0), |sum, (_, turns, tokens)| (sum.0 + turns, sum.1 + tokens));
         let span = (elapsed_ms as f64 / 1000.0).clamp(1.0, Self::WINDOW_SECS as f64);
         let remaining = self.tally.outstanding.saturating_sub(self.tally.done + self.tally.waived);
-        let eta = |done: u64| (elapsed_ms as f64 / done as f64 * remaining as f64) as u64;
-        let (stragglers, oldest) = self.stragglers(now_ms);
+        let median = self.median();
+        let eta_ms = match (self.tally.done, median) {
+            (0, _) => None,
+            (_, Some(median)) if remaining > 0 && remaining <= self.live.len() as u64 => {
+                let youngest = self.live.values().map(|live| live.begun_ms).max().unwrap_or(now_ms);
+                (youngest + median).checked_sub(now_ms).filter(|left| *left > 0)
+            }
+            (done, _) => Some((elapsed_ms as f64 / done as f64 * remaining as f64) as u64),
+        };
+        let (stragglers, oldest) = median.map_or((0, Vec::new()), |median| self.stragglers(median, now_ms));
         View {
             stragglers,
             oldest,
@@ -181,19 +207,20 @@ impl Stats {
             elapsed_ms,
             turns_per_sec: turns as f64 / span,
             tokens_per_sec: tokens as f64 / span,
-            eta_ms: Some(self.tally.done).filter(|done| *done > 0).map(eta),
+            eta_ms,
         }
     }
 
     fn stage(&mut self, id: &AttemptId, stage: Option<Stage>) {
+        let heard_ms = self.last_ms;
         let before = match stage {
             Some(stage) => {
-                let begun = self.stages.get(id).map_or(self.last_ms, |(_, begun)| *begun);
-                self.stages.insert(id.clone(), (stage, begun))
+                let (begun_ms, turns) = self.live.get(id).map_or((heard_ms, 0), |live| (live.begun_ms, live.turns));
+                self.live.insert(id.clone(), Live { stage, begun_ms, turns, heard_ms })
             }
-            None => self.stages.remove(id),
+            None => self.live.remove(id),
         };
-        if let Some(count) = before.and_then(|(before, _)| self.tally.in_flight.get_mut(&before)) {
+        if let Some(count) = before.and_then(|before| self.tally.in_flight.get_mut(&before.stage)) {
             *count -= 1;
         }
         if let Some(stage) = stage {
@@ -201,21 +228,26 @@ impl Stats {
         }
     }
 
-    fn stragglers(&self, now_ms: u64) -> (u64, Option<Straggler>) {
+    /// Milliseconds that the middle one of the last attempts took.
+    fn median(&self) -> Option<u64> {
         let mut took: Vec<u64> = self.took.iter().copied().collect();
-        if took.is_empty() {
-            return (0, None);
-        }
         let middle = took.len() / 2;
-        let (_, median, _) = took.select_nth_unstable(middle);
-        let bound = (Self::STRAGGLER * *median).max(60_000);
-        let aged = self.stages.iter().map(|(id, (stage, begun))| (now_ms.saturating_sub(*begun), id, *stage));
-        let (mut n, mut oldest) = (0, None);
-        for (age_ms, id, stage) in aged.filter(|(age_ms, ..)| *age_ms > bound) {
-            n += 1;
-            oldest = oldest.max(Some((age_ms, id, stage)));
-        }
-        (n, oldest.map(|(age_ms, id, stage)| Straggler { id: id.clone(), stage, age_ms }))
+        (!took.is_empty()).then(|| *took.select_nth_unstable(middle).1)
+    }
+
+    fn stragglers(&self, median: u64, now_ms: u64) -> (u64, Vec<Straggler>) {
+        let bound = (Self::STRAGGLER * median).max(60_000);
+        let mut slow: Vec<_> = self.live.iter().filter(|(_, live)| now_ms.saturating_sub(live.begun_ms) > bound).collect();
+        let count = slow.len() as u64;
+        slow.sort_unstable_by_key(|(id, live)| (live.begun_ms, *id));
+        let straggler = |(id, live): (&AttemptId, &Live)| Straggler {
+            id: id.clone(),
+            stage: live.stage,
+            age_ms: now_ms.saturating_sub(live.begun_ms),
+            turns: live.turns,
+            silent_ms: now_ms.saturating_sub(live.heard_ms),
+        };
+        (count, slow.into_iter().take(Self::NAMED).map(straggler).collect())
     }
 
     fn note_turn(&mut self, second: u64, tokens: u64) {
@@ -370,11 +402,13 @@ mod tests {
         at(&mut stats, 80_000, EventKind::AttemptStarted { id: id(7) });
         assert_eq!(stats.view(90_000).stragglers, 0);
         at(&mut stats, 95_000, EventKind::Committed { id: id(5), outcome: outcome(0) });
+        let turn = || EventKind::TurnDone { id: id(4), usage: Usage::default(), cost_usd: 0.0, latency_ms: 1 };
+        (96_000..98_000).step_by(1000).for_each(|at_ms| at(&mut stats, at_ms, turn()));
         let view = stats.view(100_000);
-        let (stage, age_ms) = (Stage::Running, 100_000);
-        assert_eq!((view.stragglers, view.oldest.map(|o| o.age_ms)), (2, Some(100_000)));
-        stats.apply(&Event { at_ms: 100_000, kind: EventKind::Committed { id: id(3), outcome: outcome(0) } });
-        assert_eq!(stats.view(100_000).oldest, Some(Straggler { id: id(4), stage, age_ms }));
+        assert_eq!((view.stragglers, view.oldest.iter().map(|o| o.age_ms).collect::<Vec<_>>()), (2, vec![100_000; 2]));
+        at(&mut stats, 100_000, EventKind::Abandoned { id: id(3) });
+        let (stage, age_ms, turns, silent_ms) = (Stage::Running, 100_000, 2, 3000);
+        assert_eq!(stats.view(100_000).oldest, [Straggler { id: id(4), stage, age_ms, turns, silent_ms }]);
     }
 
     #[test]
@@ -388,5 +422,16 @@ mod tests {
         }
         assert_eq!(stats.view(20_000).eta_ms, Some(30_000));
         assert_eq!(stats.view(10_000).elapsed_ms, 20_000);
+    }
+
+    #[test]
+    fn eta_is_by_the_median_once_all_are_begun() {
+        let mut stats = Stats::default();
+        let mut at = |at_ms, kind| stats.apply(&Event { at_ms, kind });
+        at(0, EventKind::RunStarted { version: 1, run: "r".into(), total: 5, outstanding: 5 });
+        (0..4).for_each(|number| at(0, EventKind::AttemptStarted { id: id(number) }));
+        (0..3).for_each(|number| at(60_000, EventKind::Committed { id: id(number), outcome: outcome(0) }));
+        at(70_000, EventKind::AttemptStarted { id: id(4) });
+        assert_eq!([100_000, 129_999, 130_000, 900_000].map(|now| stats.view(now).eta_ms), [Some(30_000), Some(1), None, None]);
     }
 }

@@ -8,6 +8,7 @@ use crate::images;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::OnceCell;
 
@@ -132,6 +133,13 @@ impl Provider for Auto {
             (Ok(docker), _) => docker.disk(),
             (_, Some(native)) => native.disk(),
             _ => async { None }.boxed(),
+        }
+    }
+
+    fn images_at(&self) -> Option<PathBuf> {
+        match (&self.docker, self.native.get()) {
+            (Ok(docker), _) => docker.images_at(),
+            (_, native) => native.and_then(Provider::images_at),
         }
     }
 

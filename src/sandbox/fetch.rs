@@ -27,7 +27,7 @@ pub enum FetchError {
 impl From<Failure> for FetchError {
     /// A daemon passes a registry's 429 on as text only.
     fn from(failure: Failure) -> Self {
-        const SIGNS: [&str; 4] = ["toomanyrequests", "too many requests", "rate limit", "(429)"];
+        const SIGNS: [&str; 4] = ["toomanyrequests", "too many requests", "rate limit", "(429"];
         let text = failure.message.to_lowercase();
         if failure.kind == Kind::ImagePull && SIGNS.iter().any(|sign| text.contains(sign)) {
             return FetchError::Busy { retry_after: retry_after(&text), failure };
@@ -87,6 +87,7 @@ mod tests {
         assert_eq!(pause("TOOMANYREQUESTS: retry-after: 388.5ms, allowed: 44000/minute"), Some(Some(Duration::from_micros(388_500))));
         assert_eq!(pause("429 Too Many Requests, Retry-After: 30"), Some(Some(Duration::from_secs(30))));
         assert_eq!(pause("the registry has had too many requests (429); wait"), Some(None));
+        assert_eq!(pause("too many requests (429, retry-after: 2.5s); wait"), Some(Some(Duration::from_millis(2500))));
         assert_eq!(pause("connection refused"), None);
         assert!(matches!(of(Kind::ImageMissing, "x (429)"), FetchError::Failed(_)), "the registry's last word");
     }

@@ -3,6 +3,7 @@
 
 pub mod auto;
 pub mod bases;
+pub mod bounded;
 pub mod docker;
 pub mod elf;
 pub mod fetch;
@@ -17,6 +18,7 @@ mod scrub;
 mod workdir;
 
 pub use auto::Auto;
+pub use bounded::Bounded;
 pub use docker::Docker;
 pub use fetch::{Disk, FetchError, Fetched};
 pub use local::Local;
@@ -27,6 +29,7 @@ use crate::domain::{AttemptId, Failure, Kind};
 use crate::toolbox::client::{self, Toolbox};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What a sandbox is for; a label on its container.
@@ -51,7 +54,7 @@ pub struct Limits {
     pub shm: u64,
     /// Whether the sandbox reaches a network; off by default.
     pub network: bool,
-    /// Seconds from the request to the toolbox's greeting.
+    /// Seconds to the toolbox's greeting, from the start's turn among those in flight.
     pub start_timeout_s: u64,
     /// How long the toolbox's replies may take.
     pub toolbox: client::Settings,
@@ -220,6 +223,10 @@ pub trait Provider: Send + Sync {
     /// Where images lie, if that is on this host.
     fn disk(&self) -> BoxFuture<'_, Option<Disk>> {
         Box::pin(async { None })
+    }
+    /// The directory on this host where images lie, for the user to make room there.
+    fn images_at(&self) -> Option<PathBuf> {
+        None
     }
     /// Image present, first process started, toolbox greeted.
     ///

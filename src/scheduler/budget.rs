@@ -35,8 +35,8 @@ impl Sub for Spend {
 }
 
 impl Spend {
-    fn times(self, n: u64) -> Self {
-        Spend { usd: self.usd * n as f64, tokens: self.tokens.saturating_mul(n) }
+    fn times(self, n: f64) -> Self {
+        Spend { usd: self.usd * n, tokens: (self.tokens as f64 * n) as u64 }
     }
 }
 
@@ -61,11 +61,14 @@ impl Budget {
         (self.usd > 0.0 && spend.usd >= self.usd) || (self.tokens > 0 && spend.tokens >= self.tokens)
     }
 
-    /// Such as `$9.98 of $10.00, 1234 of 2000 tokens`; only what is bounded.
+    /// Such as `$9.98 of $10.00, 2034 of 2000 tokens (34 over)`; only what is bounded.
     #[must_use]
     pub fn said(&self, spent: Spend) -> String {
-        let usd = (self.usd > 0.0).then(|| format!("${:.2} of ${:.2}", spent.usd, self.usd));
-        let tokens = (self.tokens > 0).then(|| format!("{} of {} tokens", spent.tokens, self.tokens));
+        let over = |is_over: bool, much: String| if is_over { format!(" ({much} over)") } else { String::new() };
+        let usd_over = over(spent.usd > self.usd, format!("${:.4}", spent.usd - self.usd));
+        let tokens_over = over(spent.tokens > self.tokens, spent.tokens.saturating_sub(self.tokens).to_string());
+        let usd = (self.usd > 0.0).then(|| format!("${:.2} of ${:.2}{usd_over}", spent.usd, self.usd));
+        let tokens = (self.tokens > 0).then(|| format!("{} of {} tokens{tokens_over}", spent.tokens, self.tokens));
         usd.into_iter().chain(tokens).collect::<Vec<_>>().join(", ")
     }
 }
@@ -110,8 +113,13 @@ impl Ledger {
     }
 }
 
-/// Of each episode, before it is begun: is there money to finish it, beside those at work? By the mean of the attempts so far, which are
-/// taken to cost their whole mean until they end.
+/// Episodes at work at once, and no more, while nothing is known of what one costs.
+const FIRST_WAVE: usize = 4;
+/// After so many attempts their mean is taken twice; after ten times as many, for a tenth more than it is.
+const WARY: f64 = 16.0;
+
+/// Of each episode, before it is begun: is there money to finish it, beside those at work? By the mean of the attempts so far; the mean of
+/// few says little, since the short ones end first, and is taken for more.
 #[derive(Debug, Clone, Default)]
 pub struct Forecast {
     budget: Budget,
@@ -140,7 +148,15 @@ impl Forecast {
         if !self.budget.is_bounded() {
             return true;
         }
-        !self.budget.is_reached(self.spent) && self.budget.allows(self.spent + self.mean().times(at_work as u64 + 1))
+        if self.budget.is_reached(self.spent) {
+            return false;
+        }
+        if self.attempts == 0 {
+            return at_work < FIRST_WAVE;
+        }
+        let mean = self.spent.times(1.0 / self.attempts as f64);
+        let at_work = at_work as f64 * (1.0 + WARY / self.attempts as f64);
+        self.budget.allows(self.spent + mean + mean.times(at_work))
     }
 
     /// Why not even one may begin.
@@ -150,13 +166,6 @@ impl Forecast {
         format!(
             "the budget is spent: {said}, and what is left of it would not finish another episode; raise --budget-usd or --budget-tokens"
         )
-    }
-
-    fn mean(&self) -> Spend {
-        match self.attempts {
-            0 => Spend::default(),
-            n => Spend { usd: self.spent.usd / n as f64, tokens: self.spent.tokens / n },
-        }
     }
 }
 
@@ -188,18 +197,30 @@ mod tests {
         let reserve = |budget| Ledger::new(budget, spent).reserve(Spend { usd: 0.1, tokens: 10 }).is_ok();
         assert!(reserve(Budget::default()));
         assert!(reserve(Budget { usd: 1.2, tokens: 0 }) && !reserve(Budget { usd: 1.05, tokens: 0 }));
+        assert_eq!(Budget { usd: 1.0, tokens: 93 }.said(spent), "$1.00 of $1.00, 100 of 93 tokens (7 over)");
         assert!(reserve(Budget { usd: 0.0, tokens: 110 }) && !reserve(Budget { usd: 9.0, tokens: 109 }));
     }
 
     #[test]
     fn an_episode_is_begun_only_where_the_rest_would_finish_it() {
         let mut forecast = Forecast::new(BUDGET, Spend::default(), 0);
-        assert!(forecast.allows(1000), "nothing is known yet");
+        assert!(forecast.allows(3) && !forecast.allows(4), "nothing is known yet: a first wave");
         forecast.ended(tokens(0));
+        assert!(forecast.allows(3) && !forecast.allows(4), "nor does one that did not come to its first request tell");
         forecast.ended(tokens(25));
-        assert_eq!([forecast.allows(0), forecast.allows(2), forecast.allows(3)], [true, true, false]);
+        assert_eq!([forecast.allows(0), forecast.allows(1)], [true, false], "one tells little of those at work");
         forecast.ended(tokens(60));
         assert!(!forecast.allows(0) && forecast.refusal().contains("85 of 100 tokens"));
+    }
+
+    #[test]
+    fn those_at_work_are_taken_for_dear_until_many_have_ended() {
+        let at_most = |attempts: u64, budget: u64| {
+            let budget = Budget { usd: 0.0, tokens: budget + attempts * 10 };
+            let forecast = Forecast::new(budget, tokens(attempts * 10), attempts);
+            (0..10_000).find(|at_work| !forecast.allows(*at_work)).unwrap()
+        };
+        assert_eq!([at_most(1, 1000), at_most(16, 1000), at_most(160, 1000), at_most(16_000, 1000)], [6, 50, 91, 100]);
     }
 
     proptest! {

@@ -3,9 +3,11 @@
 //! An episode is in the queue (to be begun, or again), at work (agent), queued for grading, being graded or being
 //! committed; it leaves when the attempt that counts is durable, or that it is left out.
 
+pub use super::message::{Action, Input, Todo, WAIVED_AT_ONCE};
 use super::{
     budget::{Forecast, Spend},
-    policy::Policy,
+    pace::Pace,
+    policy::{Order, Policy},
     queue::{Next, Queue},
 };
 use crate::domain::{Attempt, AttemptId, Class, Disposition, EpisodeId, Failure, InstanceId, Kind};
@@ -14,93 +16,13 @@ use std::{
     collections::{BinaryHeap, HashMap, VecDeque},
 };
 
-/// What happened.
-#[derive(Debug, Clone)]
-pub enum Input {
-    /// The agent stopped, and all its requests together cost `spent`. `failure` is set where the attempt did not end by the model's doing.
-    AgentEnded { id: AttemptId, spent: Spend, failure: Option<Failure> },
-    /// The grader stopped. A grade says whether all tests passed; an error that there is none.
-    GradeEnded { id: AttemptId, grade: Result<bool, Failure> },
-    /// The attempt is durable.
-    Committed { id: AttemptId },
-    /// It could not be made durable: the run directory is at fault.
-    CommitFailed { id: AttemptId, failure: Failure },
-    /// These episodes are durably left out.
-    Waived { episodes: usize },
-    /// They are not: the run directory is at fault.
-    WaiveFailed { episodes: usize, failure: Failure },
-    /// Begin nothing new; finish what is at work, and end.
-    Drain { reason: String },
-    /// Begin nothing new for now, such as while the disk is full; what is at work goes on, and so does grading.
-    Hold { reason: String },
-    /// The reason to hold is gone.
-    Release,
-    /// Of a core that is [`Core::gated`]: what the instance needs is there, its episodes may begin.
-    Ready { instance: InstanceId },
-    /// It is not there any more; episodes at work are not touched.
-    Unready { instance: InstanceId },
-    /// Time passed.
-    Tick,
-}
-
-/// What to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    StartAgent {
-        id: AttemptId,
-    },
-    Grade {
-        id: AttemptId,
-    },
-    /// Make durable; `counts`: this attempt decides its episode.
-    Commit {
-        id: AttemptId,
-        counts: bool,
-    },
-    /// Record an episode that is not begun, since its instance is quarantined.
-    Skip {
-        id: AttemptId,
-        failure: Failure,
-    },
-    /// Record that these are left out, since enough samples of their instances are resolved. No more than [`WAIVED_AT_ONCE`].
-    Waive {
-        episodes: Vec<EpisodeId>,
-    },
-    /// A commit could not be made: the attempt's spool stays for the next opening.
-    Abandon {
-        id: AttemptId,
-    },
-    /// No episode of the instance is begun any more.
-    Quarantine {
-        instance: InstanceId,
-        failure: Failure,
-    },
-    Retrying {
-        id: AttemptId,
-        failure: Failure,
-        delay_ms: u64,
-    },
-    Draining {
-        reason: String,
-    },
-    /// Nothing new is begun for now; an empty reason: it is again.
-    Held {
-        reason: String,
-    },
-    WakeAt {
-        at_ms: u64,
-    },
-    /// Nothing is at work and nothing will be begun.
-    Finished,
-}
-
 #[derive(Debug, Clone)]
 struct Live {
     attempt: Attempt,
     /// Attempts begun in this opening.
     tries: u32,
     gradings: u32,
-    resolved: bool,
+    begun_ms: u64,
     /// Not begun, only recorded.
     skipped: bool,
     stage: Stage,
@@ -117,18 +39,6 @@ enum Stage {
     },
 }
 
-/// An episode to be done.
-#[derive(Debug, Clone)]
-pub struct Todo {
-    pub episode: EpisodeId,
-    /// Number of its next attempt.
-    pub attempt: Attempt,
-    /// The agent of this attempt already ended (found in a spool): only the grade is missing.
-    pub ended: bool,
-}
-
-/// Episodes that are recorded as left out by one fact.
-pub const WAIVED_AT_ONCE: usize = 1000;
 /// Episodes of quarantined instances that are recorded at the same time: no agent's slot bounds them.
 const SKIPPED_AT_ONCE: usize = 256;
 
@@ -137,6 +47,7 @@ pub struct Core {
     policy: Policy,
     queue: Queue,
     forecast: Forecast,
+    pace: Pace,
     live: HashMap<EpisodeId, Live>,
     grade_queue: VecDeque<AttemptId>,
     /// Gradings to be done again, and when.
@@ -161,6 +72,7 @@ impl Core {
         let mut core = Core {
             forecast: Forecast::new(policy.budget(), Spend::default(), 0),
             policy,
+            pace: Pace::default(),
             queue: Queue::default(),
             live: HashMap::new(),
             grade_queue: VecDeque::new(),
@@ -180,7 +92,7 @@ impl Core {
         for Todo { episode, attempt, ended } in todo {
             if ended {
                 core.grade_queue.push_back(AttemptId { episode: episode.clone(), attempt });
-                core.live.insert(episode, Live { attempt, tries: 1, gradings: 0, resolved: false, skipped: false, stage: Stage::Queued });
+                core.live.insert(episode, Live { attempt, tries: 1, gradings: 0, begun_ms: 0, skipped: false, stage: Stage::Queued });
             } else {
                 core.queue.push(Next { episode, attempt, tries: 0 });
             }
@@ -231,14 +143,18 @@ impl Core {
     pub fn step(&mut self, input: Input, now_ms: u64) -> Vec<Action> {
         let mut actions = Vec::new();
         match input {
-            Input::AgentEnded { id, spent, failure } => self.agent_ended(id, spent, failure, &mut actions),
+            Input::AgentEnded { id, spent, failure } => self.agent_ended(id, spent, failure, now_ms, &mut actions),
             Input::GradeEnded { id, grade } => self.grade_ended(id, grade, now_ms, &mut actions),
             Input::Committed { id } => self.committed(id, now_ms, &mut actions),
             Input::CommitFailed { id, failure } => {
                 if self.stage(&id).is_some_and(|s| matches!(s, Stage::Committing { .. })) {
                     self.skipping -= usize::from(self.live.get(&id.episode).is_some_and(|live| live.skipped));
                     self.abandon(id, &mut actions);
-                    self.drain(failure.message, &mut actions);
+                    match failure.class() {
+                        Class::Run => self.drain(failure.message, &mut actions),
+                        // The record's own doing: no other has to suffer.
+                        _ => self.count_failure(&failure, &mut actions),
+                    }
                 }
             }
             Input::Waived { episodes } => self.waiving -= episodes.min(self.waiving),
@@ -276,7 +192,7 @@ impl Core {
         }
     }
 
-    fn agent_ended(&mut self, id: AttemptId, spent: Spend, failure: Option<Failure>, actions: &mut Vec<Action>) {
+    fn agent_ended(&mut self, id: AttemptId, spent: Spend, failure: Option<Failure>, now_ms: u64, actions: &mut Vec<Action>) {
         if self.stage(&id) != Some(&Stage::Agent) {
             return;
         }
@@ -285,6 +201,8 @@ impl Core {
         match failure {
             None => {
                 self.failures_in_a_row = 0;
+                let begun_ms = self.live.get(&id.episode).map_or(now_ms, |live| live.begun_ms);
+                self.pace.ended(&id.episode.instance, now_ms.saturating_sub(begun_ms));
                 self.set(&id, Stage::Queued);
                 self.grade_queue.push_back(id);
             }
@@ -300,8 +218,8 @@ impl Core {
         let failure = match grade {
             Ok(resolved) => {
                 self.failures_in_a_row = 0;
-                if let Some(live) = self.live.get_mut(&id.episode) {
-                    live.resolved = resolved;
+                if resolved && self.policy.until_resolved > 0 {
+                    *self.resolved.entry(id.episode.instance.clone()).or_default() += 1;
                 }
                 return self.commit(id, None, actions);
             }
@@ -398,8 +316,6 @@ impl Core {
             self.queue.push_later(now_ms + delay_ms, next);
         } else if live.skipped {
             self.skipping -= 1;
-        } else if live.resolved && self.policy.until_resolved > 0 {
-            *self.resolved.entry(id.episode.instance).or_default() += 1;
         }
     }
 
@@ -439,6 +355,9 @@ impl Core {
 
     fn begin(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
         self.queue.advance(now_ms);
+        if matches!(self.policy.order, Order::Sample | Order::Auto) && self.pace.is_time(self.queue.len(), self.policy.concurrency) {
+            self.queue.longest_first(|instance| self.pace.expected_ms(instance));
+        }
         let mut waived = Vec::new();
         while self.agents < self.policy.concurrency
             && self.grade_queue.len() < self.policy.backlog_limit()
@@ -452,7 +371,7 @@ impl Core {
                 continue;
             }
             let id = AttemptId { episode: episode.clone(), attempt };
-            let live = Live { attempt, tries: tries + 1, gradings: 0, resolved: false, skipped: false, stage: Stage::Agent };
+            let live = Live { attempt, tries: tries + 1, gradings: 0, begun_ms: now_ms, skipped: false, stage: Stage::Agent };
             if let Some(cause) = self.quarantined.get(&episode.instance).filter(|_| !self.policy.keep_going) {
                 let failure = Failure::new(cause.kind, format!("not begun, since another sample of its instance failed for good: {cause}"));
                 self.live.insert(episode, Live { stage: Stage::Committing { again: None }, skipped: true, ..live });

@@ -6,12 +6,8 @@ use super::{
 };
 use crate::domain::{AttemptId, EpisodeId, Failure, InstanceId, Kind};
 use futures_util::{FutureExt, future::BoxFuture};
-use std::{
-    panic::AssertUnwindSafe,
-    sync::Arc,
-    time::{Duration, Instant},
-};
-use tokio::{sync::mpsc, task::JoinSet};
+use std::{fmt::Display, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 /// What the driver has done for it. An error is the attempt's failure.
 pub trait Work: Send + Sync + 'static {
@@ -74,7 +70,7 @@ pub async fn drive<W: Work>(mut core: Core, work: Arc<W>, mut stop: mpsc::Receiv
             return match (core.undecided(), core.drain_reason()) {
                 (0, _) => End::Done,
                 (_, Some(reason)) => End::Drained(reason.to_owned()),
-                (n, None) => End::Drained(format!("{n} attempts could not be graded; what they did is kept")),
+                (n, None) => End::Drained(format!("{n} attempts could not be graded or recorded; what they did is kept")),
             };
         }
         let timer = async {
@@ -104,56 +100,44 @@ pub async fn drive<W: Work>(mut core: Core, work: Arc<W>, mut stop: mpsc::Receiv
 
 fn perform<W: Work>(action: Action, work: &Arc<W>, tasks: &mut JoinSet<Input>) {
     let work = Arc::clone(work);
-    match action {
-        Action::StartAgent { id } => {
-            tasks.spawn(async move {
+    tasks.spawn(async move {
+        match action {
+            Action::StartAgent { id } => {
                 let failure = guarded(&*work, &id, work.agent(id.clone())).await.err();
                 Input::AgentEnded { spent: work.spent(&id), id, failure }
-            });
-        }
-        Action::Grade { id } => {
-            tasks.spawn(async move {
+            }
+            Action::Grade { id } => {
                 let grade = guarded(&*work, &id, work.grade(id.clone())).await;
                 Input::GradeEnded { id, grade }
-            });
-        }
-        Action::Commit { id, counts } => {
-            tasks.spawn(async move {
+            }
+            Action::Commit { id, counts } => {
                 let result = guarded(&*work, &id, work.commit(id.clone(), counts)).await;
                 commit_input(id, result)
-            });
-        }
-        Action::Skip { id, failure } => {
-            tasks.spawn(async move {
+            }
+            Action::Skip { id, failure } => {
                 let result = guarded(&*work, &id, work.skip(id.clone(), failure)).await;
                 commit_input(id, result)
-            });
-        }
-        Action::Waive { episodes } => {
-            tasks.spawn(async move {
+            }
+            Action::Waive { episodes } => {
                 let n = episodes.len();
-                match work.waive(episodes).await {
+                match caught("waiving", work.waive(episodes)).await {
                     Ok(()) => Input::Waived { episodes: n },
                     Err(failure) => Input::WaiveFailed { episodes: n, failure },
                 }
-            });
-        }
-        Action::Quarantine { instance, failure } => {
-            tasks.spawn(async move {
+            }
+            Action::Quarantine { instance, failure } => {
                 // Not durable: the next opening finds out again what the instance is like.
                 if let Err(failure) = work.quarantine(instance, failure).await {
                     tracing::warn!(%failure, "a quarantine is not in the journal");
                 }
                 Input::Tick
-            });
-        }
-        other => {
-            tasks.spawn(async move {
+            }
+            other => {
                 work.notice(other).await;
                 Input::Tick
-            });
+            }
         }
-    }
+    });
 }
 
 fn commit_input(id: AttemptId, result: Result<(), Failure>) -> Input {
@@ -164,13 +148,18 @@ fn commit_input(id: AttemptId, result: Result<(), Failure>) -> Input {
 }
 
 async fn guarded<W: Work, T>(work: &W, id: &AttemptId, future: BoxFuture<'_, Result<T, Failure>>) -> Result<T, Failure> {
-    match AssertUnwindSafe(future).catch_unwind().await {
-        Ok(result) => result,
-        Err(panic) => {
-            let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-            let failure = Failure::new(Kind::Panic, format!("a bug of sweroll: panic in {id}: {}", text.unwrap_or("no message")));
-            work.panicked(id, &failure);
-            Err(failure)
-        }
+    let result = caught(id, future).await;
+    if let Err(failure) = &result
+        && failure.kind == Kind::Panic
+    {
+        work.panicked(id, failure);
     }
+    result
+}
+
+async fn caught<T>(what: impl Display, future: BoxFuture<'_, Result<T, Failure>>) -> Result<T, Failure> {
+    AssertUnwindSafe(future).catch_unwind().await.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        Err(Failure::new(Kind::Panic, format!("a bug of sweroll: panic in {what}: {}", text.unwrap_or("no message"))))
+    })
 }

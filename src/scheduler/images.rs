@@ -33,6 +33,8 @@ pub struct Settings {
     pub disk_high: u64,
     /// Bytes free below which images that no episode needs any more go.
     pub disk_low: u64,
+    /// Seconds for which a run waits for room where nothing of it is at work any more; then it ends, to be resumed. 0: without end.
+    pub full_wait_s: u64,
     /// Bytes that fetched images may have together, by what their backend says of each; 0: no bound but the disk's.
     pub disk_bytes: u64,
     /// What an image is taken for at first; later for the largest of the last ones.
@@ -51,6 +53,7 @@ impl Default for Settings {
             prefetch: 8,
             disk_high: 2 << 30,
             disk_low: 10 << 30,
+            full_wait_s: 3600,
             disk_bytes: 0,
             expected_bytes: 3 << 30,
             evict: Evict::Own,
@@ -123,6 +126,8 @@ pub enum Input {
     },
     /// Nothing more is begun: fetch only what attempts at work refer to.
     Drain,
+    /// Nothing is at work any more, and nothing will be.
+    Finish,
     Tick,
 }
 
@@ -144,6 +149,8 @@ pub enum Action {
     /// Begin nothing: the disk is full, and nothing on it can go.
     Hold,
     Release,
+    /// Nobody made room for so long that the run should end.
+    GiveUp,
     WakeAt {
         at_ms: u64,
     },
@@ -179,6 +186,14 @@ struct Image {
     used_at: u64,
 }
 
+impl Image {
+    /// Needed, and its episodes may begin, but it is not ours.
+    fn is_other(&self) -> bool {
+        let may_begin = matches!(self.state, State::Present) && !self.ours || matches!(self.state, State::Failed(_));
+        may_begin && self.needs > 0
+    }
+}
+
 /// What the run has of images.
 #[derive(Debug)]
 pub struct Stock {
@@ -196,6 +211,10 @@ pub struct Stock {
     going_bytes: u64,
     /// Images of ours that attempts refer to: they may go one day.
     in_use: usize,
+    /// Attempts that refer to any image.
+    at_work: usize,
+    /// Images needed that episodes may begin with, though they are not ours: they are there, or are not to be had.
+    others: usize,
     /// Of images of ours that are present.
     bytes: u64,
     free: Option<u64>,
@@ -204,6 +223,9 @@ pub struct Stock {
     /// No image is told to go before.
     evict_at: u64,
     held: bool,
+    /// Since when the run has waited for room with nothing at work.
+    idle_since: Option<u64>,
+    gave_up: bool,
     draining: bool,
     busy_in_a_row: u32,
     resume_at: u64,
@@ -233,11 +255,15 @@ impl Stock {
             going: 0,
             going_bytes: 0,
             in_use: 0,
+            at_work: 0,
+            others: 0,
             bytes: images.iter().map(|image| image.bytes).sum(),
             images,
             free,
             evict_at: 0,
             held: false,
+            idle_since: None,
+            gave_up: false,
             draining: false,
             busy_in_a_row: 0,
             resume_at: 0,
@@ -267,14 +293,29 @@ impl Stock {
         (self.fetching, self.reserved, self.bytes)
     }
 
+    /// Images were told to go that have not said that they did.
+    #[must_use]
+    pub fn is_evicting(&self) -> bool {
+        self.going > 0
+    }
+
+    /// Bytes free where images lie, as far as known.
+    #[must_use]
+    pub fn free(&self) -> Option<u64> {
+        self.free
+    }
+
     /// The transition. Inputs that do not fit an image's state change nothing.
     pub fn step(&mut self, input: Input, now_ms: u64) -> Vec<Action> {
         let mut actions = Vec::new();
         match input {
-            Input::Begun { image, waited } => self.change(image, |it| {
-                it.needs -= u32::from(waited && it.needs > 0);
-                it.refs += 1;
-            }),
+            Input::Begun { image, waited } => {
+                self.at_work += 1;
+                self.change(image, |it| {
+                    it.needs -= u32::from(waited && it.needs > 0);
+                    it.refs += 1;
+                });
+            }
             Input::Ended { image, again } => self.ended(image, again, now_ms, &mut actions),
             Input::Waived { image } => self.change(image, |it| it.needs = it.needs.saturating_sub(1)),
             Input::Fetched { image, bytes, pulled } => self.fetched(image, bytes, pulled, now_ms, &mut actions),
@@ -288,6 +329,8 @@ impl Stock {
             Input::NotEvicted { image } => self.gone(image, false, now_ms, &mut actions),
             Input::Disk { free } => self.free = Some(free),
             Input::Drain => self.draining = true,
+            // What still used an image when it was told to go is gone by now.
+            Input::Finish => (self.draining, self.evict_at) = (true, 0),
             Input::Tick => {}
         }
         self.decide(now_ms, &mut actions);
@@ -316,7 +359,7 @@ impl Stock {
                     self.spent.insert((it.used_at, image));
                 }
             }
-            _ => {}
+            _ => self.others += usize::from(it.is_other()),
         }
     }
 
@@ -324,6 +367,7 @@ impl Stock {
         let Some(it) = self.images.get(image as usize) else { return };
         let used_at = it.used_at;
         self.in_use -= usize::from(it.ours && it.refs > 0 && matches!(it.state, State::Present));
+        self.others -= usize::from(it.is_other());
         self.wanted.remove(&(false, image));
         self.wanted.remove(&(true, image));
         self.ahead.remove(&image);
@@ -331,6 +375,7 @@ impl Stock {
     }
 
     fn ended(&mut self, image: Rank, again: bool, now_ms: u64, actions: &mut Vec<Action>) {
+        self.at_work = self.at_work.saturating_sub(1);
         let failed = matches!(self.images.get(image as usize), Some(Image { state: State::Failed(_), .. }));
         self.change(image, |it| {
             it.refs = it.refs.saturating_sub(1);
@@ -434,6 +479,7 @@ impl Stock {
         self.clean(now_ms, actions);
         self.give_way(now_ms, actions);
         self.hold(actions);
+        self.give_up(now_ms, actions);
     }
 
     /// Whether slots, bytes in flight and the run's pace allow it.
@@ -490,15 +536,35 @@ impl Stock {
     }
 
     fn hold(&mut self, actions: &mut Vec<Action>) {
-        let Some(free) = self.free else { return };
-        let full = free < self.settings.disk_high && self.going == 0;
-        if full && !self.held {
+        let is_full = self.free.is_some_and(|free| free < self.settings.disk_high) || self.is_starved();
+        let is_roomy = self.free.is_none_or(|free| free >= self.settings.disk_low);
+        if is_full && !self.held && self.going == 0 {
             self.held = true;
             actions.push(Action::Hold);
-        } else if self.held && free >= self.settings.disk_high && (free >= self.settings.disk_low || self.nothing_to_gain()) {
+        } else if self.held && !is_full && (is_roomy || self.nothing_to_gain()) {
             self.held = false;
             actions.push(Action::Release);
         }
+    }
+
+    /// Images are wanted, there is no room for any, and no episode can begin whose end would make some.
+    fn is_starved(&self) -> bool {
+        let nothing_begins = self.at_work == 0 && self.fetching == 0 && self.others == 0 && self.ahead.is_empty();
+        nothing_begins && !self.wanted.is_empty() && self.room(self.settings.disk_high) == 0
+    }
+
+    /// Waits for room for so long and no longer.
+    fn give_up(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
+        if !self.held || self.at_work > 0 {
+            self.idle_since = None;
+            return;
+        }
+        let at_ms = *self.idle_since.get_or_insert(now_ms) + self.settings.full_wait_s * 1000;
+        if self.settings.full_wait_s == 0 || self.gave_up {
+            return;
+        }
+        self.gave_up = now_ms >= at_ms;
+        actions.push(if self.gave_up { Action::GiveUp } else { Action::WakeAt { at_ms } });
     }
 
     /// No image will ever go by waiting on.
@@ -564,11 +630,41 @@ mod tests {
 
     #[test]
     fn a_full_disk_holds_the_run_until_there_is_room() {
-        let mut stock = stock(small(), 3, 5);
+        let mut stock = stock(Settings { full_wait_s: 0, ..small() }, 3, 5);
         assert_eq!(stock.step(Input::Tick, 0), [Action::Hold]);
         assert_eq!(stock.step(Input::Disk { free: 6 }, 1), []);
         let actions = stock.step(Input::Disk { free: 100 }, 2);
         assert!(actions.contains(&Action::Release) && fetches(&actions) == [0, 1], "{actions:?}");
+    }
+
+    #[test]
+    fn nobody_waits_for_room_for_ever_once_nothing_is_at_work() {
+        let known = |present| Known { needs: 1, present, ..Known::default() };
+        let mut stock = Stock::new(Settings { full_wait_s: 60, ..small() }, [known(true), known(false)], Some(5));
+        let wake = |at_ms| Action::WakeAt { at_ms };
+        stock.step(Input::Begun { image: 0, waited: true }, 0);
+        assert_eq!(stock.step(Input::Tick, 600_000), [], "what is at work may make room");
+        assert_eq!(stock.step(Input::Ended { image: 0, again: false }, 700_000), [wake(760_000)]);
+        assert_eq!(stock.step(Input::Disk { free: 7 }, 759_999), [wake(760_000)]);
+        assert_eq!(stock.step(Input::Tick, 760_000), [Action::GiveUp]);
+        assert_eq!(stock.step(Input::Tick, 770_000), [], "once");
+    }
+
+    /// The bound is of bytes, not of the disk; a run that cannot begin anything must not look as if it worked.
+    #[test]
+    fn where_no_image_may_go_and_none_may_come_the_run_is_held_too() {
+        let settings = Settings { evict: Evict::Never, disk_bytes: 10, pulls_in_flight: 1, ..small() };
+        let mut stock = stock(settings, 2, 1000);
+        assert_eq!(fetches(&stock.step(Input::Tick, 0)), [0]);
+        assert_eq!(fetched(&mut stock, 0, 0), [Action::Ready { image: 0 }]);
+        assert_eq!(stock.step(Input::Begun { image: 0, waited: true }, 0), []);
+        let ended = stock.step(Input::Ended { image: 0, again: false }, 1);
+        assert!(ended.contains(&Action::Hold), "{ended:?}");
+        let known = [Known { needs: 1, present: true, ..Known::default() }, Known { needs: 1, ..Known::default() }];
+        let mut with_other = Stock::new(Settings { disk_bytes: 1, expected_bytes: 1, ..small() }, known, Some(1000));
+        with_other.step(Input::Tick, 0);
+        fetched(&mut with_other, 1, 0);
+        assert!(!with_other.held, "its own episode can begin");
     }
 
     #[test]
@@ -674,6 +770,7 @@ mod tests {
                             Action::Unready { image } => drop(ready.remove(&image)),
                             Action::Hold => held = true,
                             Action::Release => held = false,
+                            Action::GiveUp => prop_assert!(false, "it gives up: {:?}", stock),
                             Action::WakeAt { .. } => {}
                         }
                     }

@@ -4,5 +4,7 @@ pub mod budget;
 pub mod core;
 pub mod driver;
 pub mod images;
+mod message;
+mod pace;
 pub mod policy;
 mod queue;

@@ -46,7 +46,7 @@ pub enum Order {
     Image,
     /// All samples of an instance one after the other, the instances as in the dataset.
     Instance,
-    /// Every instance's first sample, then every second one. Where images have to be fetched, the samples of an instance are begun
+    /// Every instance's first sample, then every second one; the last of them the longest first, by the samples before them. Where images have to be fetched, the samples of an instance are begun
     /// together all the same: each image is fetched once.
     Sample,
     /// `image` where images have to be fetched, else `sample`.

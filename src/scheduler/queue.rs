@@ -66,6 +66,14 @@ impl Queue {
         }
     }
 
+    /// Of what is begun for the first time: the longest first, in their order where they are as long. Not where instances wait to be
+    /// ready, which go by that.
+    pub fn longest_first(&mut self, expected_ms: impl Fn(&InstanceId) -> u64) {
+        if self.gate.is_none() {
+            self.first.make_contiguous().sort_by_cached_key(|next| Reverse(expected_ms(&next.episode.instance)));
+        }
+    }
+
     /// What is due by now may be begun.
     pub fn advance(&mut self, now_ms: u64) {
         while let Some(Reverse((at, _))) = self.later.peek()
@@ -126,6 +134,14 @@ mod tests {
         assert_eq!((queue.due_at(), queue.len()), (Some(10), 5));
         assert_eq!(all(&mut queue, 25), ["c@0", "d@0", "a@0", "b@0"]);
         assert_eq!((queue.due_at(), queue.len()), (Some(30), 1));
+    }
+
+    #[test]
+    fn the_longest_go_first_where_none_waits_to_be_ready() {
+        let mut queue = Queue::default();
+        ["a@1", "b@1", "c@1", "a@2"].into_iter().for_each(|e| queue.push(next(e)));
+        queue.longest_first(|instance| if instance.as_str() == "a" { 5 } else { 7 });
+        assert_eq!(all(&mut queue, 0), ["b@1", "c@1", "a@1", "a@2"]);
     }
 
     #[test]

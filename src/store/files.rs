@@ -22,11 +22,17 @@ struct Faults {
     /// Syncs that still succeed, and those that fail after them.
     good_syncs: AtomicU64,
     bad_syncs: AtomicU64,
+    syncs: AtomicU64,
 }
 
 impl Default for Disk {
     fn default() -> Self {
-        Disk(Arc::new(Faults { space: AtomicU64::new(u64::MAX), good_syncs: AtomicU64::new(0), bad_syncs: AtomicU64::new(0) }))
+        Disk(Arc::new(Faults {
+            space: AtomicU64::new(u64::MAX),
+            good_syncs: AtomicU64::new(0),
+            bad_syncs: AtomicU64::new(0),
+            syncs: AtomicU64::new(0),
+        }))
     }
 }
 
@@ -40,6 +46,12 @@ impl Disk {
     pub fn fail_syncs(&self, good: u64, bad: u64) {
         self.0.good_syncs.store(good, SeqCst);
         self.0.bad_syncs.store(bad, SeqCst);
+    }
+
+    /// Syncs of appended files so far.
+    #[must_use]
+    pub fn syncs(&self) -> u64 {
+        self.0.syncs.load(SeqCst)
     }
 
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -57,6 +69,7 @@ impl Disk {
         if !take(&self.0.good_syncs) && take(&self.0.bad_syncs) {
             return Err(io::Error::other("injected"));
         }
+        self.0.syncs.fetch_add(1, SeqCst);
         file.sync_data()
     }
 }

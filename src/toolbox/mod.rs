@@ -11,7 +11,8 @@ mod files;
 mod git;
 mod launch;
 mod objects;
-mod output;
+#[doc(hidden)]
+pub mod output;
 mod patch;
 mod process;
 mod quote;

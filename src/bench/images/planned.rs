@@ -173,7 +173,7 @@ impl Run {
                     self.inputs.push_back(Told::Core(core::Input::Hold { reason: "the disk is full".to_owned() }));
                 }
                 images::Action::Release => self.inputs.push_back(Told::Core(core::Input::Release)),
-                images::Action::WakeAt { .. } => {}
+                images::Action::GiveUp | images::Action::WakeAt { .. } => {}
             }
         }
         let (stock, samples) = (&self.stock, self.samples);

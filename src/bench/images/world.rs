@@ -76,9 +76,9 @@ impl World {
         let own = (0..u64::from(options.images))
             .map(|n| log_normal(options.seed, 1, n, (options.image_gb * GB - BASE_BYTES).max(1e6), IMAGE_SIGMA))
             .collect();
-        // Images that share a base are neighbours by name, as those of one repository are.
-        let of = u64::from(options.images.max(1));
-        let bases = (0..of).map(|n| (n * u64::from(options.bases.max(1)) / of) as u32).collect();
+        let (of, bases) = (u64::from(options.images.max(1)), u64::from(options.bases.max(1)));
+        let anywhere = |n| (uniform(options.seed, 9, n) * bases as f64) as u32;
+        let bases = (0..of).map(|n| if options.scattered { anywhere(n) % bases as u32 } else { (n * bases / of) as u32 }).collect();
         World {
             now: 0,
             pulls: 0,

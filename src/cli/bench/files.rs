@@ -1,8 +1,11 @@
 //! `sweroll bench files`: beginning, going on with and summing up large runs.
 
-use super::{Format, Place};
+use super::{Format, failed, place};
 use crate::{
-    bench::files::{self, Part, Report},
+    bench::{
+        files::{self, Part, Report},
+        place::Place,
+    },
     cli::{CliError, Outcome, print, render},
 };
 use clap::Args as ClapArgs;
@@ -42,9 +45,9 @@ fn part(text: &str) -> Result<Part, String> {
 
 pub fn run(args: &Args) -> Outcome {
     if let (Some(part), Some(dir)) = (args.part, &args.dir) {
-        return print(&format!("{}\n", files::part(part, dir).map_err(CliError::failed)?));
+        return print(&format!("{}\n", files::part(part, dir).map_err(failed)?));
     }
-    let place = Place::make(args.dir.as_ref())?;
+    let place = place(args.dir.as_deref())?;
     let report = measure(&args.size, &place)?;
     match args.format {
         Format::Text => print(&text(&report)),
@@ -53,7 +56,7 @@ pub fn run(args: &Args) -> Outcome {
 }
 
 pub fn measure(size: &Size, place: &Place) -> Result<Report, CliError> {
-    files::measure(&place.dir, size.rows, size.facts, size.times).map_err(CliError::failed)
+    files::measure(place.dir(), size.rows, size.facts, size.times).map_err(failed)
 }
 
 fn text(report: &Report) -> String {

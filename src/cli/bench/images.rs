@@ -17,7 +17,7 @@ pub struct Args {
     #[command(flatten)]
     what: What,
     /// Draw the disk, the pulls and the live episodes over time
-    #[arg(long, value_name = "FILE", env = "SWEROLL_PLOT", help_heading = "Output")]
+    #[arg(long, value_name = "FILE.svg", env = "SWEROLL_PLOT", help_heading = "Output")]
     plot: Option<PathBuf>,
     #[arg(long, value_enum, default_value = "text", env = "SWEROLL_FORMAT", help_heading = "Output")]
     format: Format,
@@ -34,6 +34,9 @@ struct What {
     /// Different lower parts that images share
     #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..), env = "SWEROLL_BENCH_BASES", help_heading = "Simulation")]
     bases: u32,
+    /// Images that share a lower part are anywhere among the names, instead of neighbours
+    #[arg(long, env = "SWEROLL_BENCH_SCATTERED", help_heading = "Simulation")]
+    scattered: bool,
     /// Mean GB of an image
     #[arg(long, value_name = "GB", default_value_t = 3.0, value_parser = number, env = "SWEROLL_BENCH_IMAGE_GB", help_heading = "Simulation")]
     image_gb: f64,
@@ -78,6 +81,7 @@ impl What {
             images: self.images,
             samples: self.samples,
             bases: self.bases,
+            scattered: self.scattered,
             image_gb: self.image_gb,
             disk_gb: self.disk_gb,
             gb_per_s: self.bandwidth,

@@ -5,11 +5,17 @@ mod files;
 mod images;
 mod limits;
 mod schedule;
+mod store;
+mod tokens;
 
 use super::{CliError, Outcome, print, render};
-use crate::bench::episodes::{self, Plan, Report};
+use crate::bench::{
+    episodes::{self, Plan, Report},
+    machine::Machine,
+    place::Place,
+};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const EXAMPLE: &str = "Example:
   sweroll bench --concurrency 1000 --turns 30 --format json
@@ -38,6 +44,10 @@ enum What {
     All(all::Args),
     /// Begin, go on with and sum up large runs: seconds and memory
     Files(files::Args),
+    /// Commit records by many at once: what a commit costs, and how fast shards are written
+    Store(store::Args),
+    /// Count tokens, beside Hugging Face's `tokenizers` where a Python has it
+    Tokens(tokens::Args),
     /// Simulate the limits of requests and tokens a minute: kept full, brown-outs, several processes, replicas
     Limits(limits::Args),
     /// Simulate a run's images on its disk: fetched ahead, each once, and removed when no episode needs it
@@ -65,7 +75,7 @@ struct Live {
     #[arg(long, value_name = "X", default_value_t = 0.5, value_parser = seconds, env = "SWEROLL_LATENCY_SIGMA", help_heading = "Episodes")]
     latency_sigma: f64,
     /// Tokens that an episode's context grows by, over all its turns
-    #[arg(long, value_name = "TOKENS", default_value_t = 30_000, env = "SWEROLL_CONTEXT", help_heading = "Episodes")]
+    #[arg(long, value_name = "TOKENS", default_value_t = 30_000, env = "SWEROLL_BENCH_CONTEXT", help_heading = "Episodes")]
     context: u64,
     /// Milliseconds of a tool call
     #[arg(long, value_name = "N", default_value_t = 20, env = "SWEROLL_DELAY_MS", help_heading = "Episodes")]
@@ -104,35 +114,26 @@ impl Live {
     }
 }
 
-/// Where figures are taken; removed with the value unless it was given.
-struct Place {
-    dir: PathBuf,
-    kept: bool,
+fn place(given: Option<&Path>) -> Result<Place, CliError> {
+    let dir = given.map_or_else(std::env::temp_dir, Path::to_owned);
+    Place::make(given).map_err(|e| CliError::failed(format!("{}: {e}: give a new directory by --dir", dir.display())))
 }
 
-impl Place {
-    fn make(given: Option<&PathBuf>) -> Result<Self, CliError> {
-        let kept = given.is_some();
-        // Not `sweroll-`: sweeps of local sandboxes take directories of that name for theirs.
-        let dir = given.cloned().unwrap_or_else(|| std::env::temp_dir().join(format!("bench-of-sweroll-{}", std::process::id())));
-        let failed = |e| CliError::failed(format!("{}: {e}: give a new directory by --dir", dir.display()));
-        if kept { std::fs::create_dir_all(&dir) } else { std::fs::create_dir(&dir) }.map_err(failed)?;
-        Ok(Place { dir, kept })
-    }
+fn failed(error: impl std::fmt::Display) -> CliError {
+    CliError::failed(error)
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        if !self.kept {
-            let _ = std::fs::remove_dir_all(&self.dir);
-        }
-    }
+/// What makes figures worthless.
+fn made(machine: &Machine) -> &'static str {
+    if machine.optimised { "" } else { " A build without optimisation: these figures mean nothing." }
 }
 
 pub fn run(args: &Args) -> Outcome {
     match &args.what {
         Some(What::All(args)) => all::run(args),
         Some(What::Files(args)) => files::run(args),
+        Some(What::Store(args)) => store::run(args),
+        Some(What::Tokens(args)) => tokens::run(args),
         Some(What::Limits(args)) => limits::run(args),
         Some(What::Images(args)) => images::run(args),
         Some(What::Schedule(args)) => schedule::run(args),
@@ -141,8 +142,8 @@ pub fn run(args: &Args) -> Outcome {
 }
 
 fn live(args: &Args) -> Outcome {
-    let place = Place::make(args.dir.as_ref())?;
-    let report = episodes::measure(&args.live.plan(), &place.dir).map_err(CliError::failed)?;
+    let place = place(args.dir.as_deref())?;
+    let report = episodes::measure(&args.live.plan(), place.dir()).map_err(failed)?;
     match args.format {
         Format::Text => print(&text(&report)),
         Format::Json => print(&render::json(&report)),
@@ -150,14 +151,15 @@ fn live(args: &Args) -> Outcome {
 }
 
 fn text(report: &Report) -> String {
-    let Report { machine, plan, figures: f, .. } = report;
+    let Report { machine, plan, file_system, figures: f, threads, .. } = report;
     let mut out = format!(
-        "{} ({} processors, Linux {}, load {}), engine on {}\n{} episodes of {} turns, {} live; latency {} s (sigma {}), contexts of {} tokens, tool calls of {} ms\n\n",
+        "{} ({} processors, Linux {}, {file_system}, load {}), engine on {}{}\n{} episodes of {} turns, {} live; latency {} s (sigma {}), contexts of {} tokens, tool calls of {} ms\n\n",
         machine.cpu,
         machine.cores,
         machine.kernel,
         machine.load,
         plan.cores,
+        made(machine),
         plan.episodes,
         plan.turns,
         plan.concurrency,
@@ -170,6 +172,11 @@ fn text(report: &Report) -> String {
     line("wall s", format!("{:.1}", f.wall_s));
     line("turns a second", format!("{:.0}", f.turns_per_s));
     line("CPU us a turn", format!("{:.0}", f.cpu_us_per_turn));
+    line("the bench's probe besides, at most", format!("{:.0}", f.probe_us_per_turn));
+    line("of both in the kernel", format!("{:.0}", f.system_us_per_turn));
+    for share in threads {
+        line(&format!("  {}", share.name), format!("{:.1}", share.cpu_s * 1e6 / f.turns.max(1) as f64));
+    }
     line("KiB an episode, without transcript", format!("{:.1}", f.rss_kib_per_episode));
     line("KiB of its transcript", format!("{:.1}", f.transcript_kib_per_episode));
     line("MiB idle", format!("{:.0}", f.idle_mib));
@@ -184,6 +191,8 @@ fn text(report: &Report) -> String {
     line("open files", f.open_files.to_string());
     line("reply to next request us, p50", f.next_request_us_p50.to_string());
     line("reply to next request us, p99", f.next_request_us_p99.to_string());
+    line("request to reply us, p50", f.reply_us_p50.to_string());
+    line("request to reply us, p99", f.reply_us_p99.to_string());
     line("agent's end to durable us, p50", f.commit_us_p50.to_string());
     line("agent's end to durable us, p99", f.commit_us_p99.to_string());
     line("shards MB", format!("{:.1}", f.shard_bytes as f64 / 1e6));

@@ -275,7 +275,7 @@ mod tests {
     fn a_full_disk_is_called_so() {
         let kind = |error: rustix::io::Errno| match disk(Path::new("x"), &error.into()) {
             Trouble::Refused { kind, .. } => kind,
-            Trouble::Weather { .. } => panic!("another try would find the same disk"),
+            Trouble::Weather { .. } | Trouble::Busy { .. } => panic!("another try would find the same disk"),
         };
         assert_eq!(kind(rustix::io::Errno::NOSPC), Kind::NoSpace);
         assert_eq!(kind(rustix::io::Errno::DQUOT), Kind::NoSpace);

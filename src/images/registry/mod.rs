@@ -208,7 +208,7 @@ impl Found {
 
 fn error(name: &str, host: &str, trouble: Trouble) -> ImageError {
     let (kind, text) = match trouble {
-        Trouble::Weather { text, .. } => (Kind::ImagePull, text),
+        Trouble::Weather { text, .. } | Trouble::Busy { text, .. } => (Kind::ImagePull, text),
         Trouble::Refused { kind, text } => (kind, text),
     };
     ImageError { kind, message: format!("cannot pull image {name} from {host}: {text}") }

@@ -7,8 +7,10 @@ use std::time::{Duration, SystemTime};
 /// Why a request brought nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trouble {
-    /// May go well another time: 408, 429, 5xx, broken transport, bytes of another digest.
+    /// May go well another time: 408, 5xx, broken transport, bytes of another digest.
     Weather { retry_after: Option<Duration>, text: String },
+    /// 429: likewise, but it concerns all that is asked of this registry.
+    Busy { retry_after: Option<Duration>, text: String },
     /// For good.
     Refused { kind: Kind, text: String },
 }
@@ -34,7 +36,11 @@ impl Trouble {
                  docker login {login} (`auths` of Docker's config.json are read, credential helpers are not run)"
             )),
             404 => Self::refused("there is none of that name (404); check its repository and tag"),
-            429 => again("the registry has had too many requests (429); log in, use a mirror (images.pull.mirrors), or wait".to_owned()),
+            429 => {
+                let told = after.map_or_else(String::new, |after| format!(", retry-after: {}s", after.as_secs_f64()));
+                let mend = "log in, use a mirror (images.pull.mirrors), or wait";
+                Trouble::Busy { retry_after: after, text: format!("the registry has had too many requests (429{told}); {mend}") }
+            }
             408 | 425 | 500..=599 => {
                 again(format!("the registry is in trouble ({status}); try again later, or use a mirror (images.pull.mirrors)"))
             }
@@ -58,13 +64,15 @@ pub struct Patience {
     base: Duration,
     cap: Duration,
     total: Duration,
+    wait_if_busy: bool,
 }
 
 impl Patience {
     #[must_use]
     pub fn new(settings: &Settings, tries: u32) -> Self {
         let base = Duration::from_secs(settings.backoff_s);
-        Patience { tries, failures: 0, base, cap: Duration::from_secs(settings.retry_after_cap_s), total: settings.timeout() }
+        let (cap, total, wait_if_busy) = (Duration::from_secs(settings.retry_after_cap_s), settings.timeout(), settings.wait_if_busy);
+        Patience { tries, failures: 0, base, cap, total, wait_if_busy }
     }
 
     /// Some bytes came before it broke.
@@ -74,7 +82,11 @@ impl Patience {
 
     /// How long to wait before the next try; none: it is over. `random` is in 0..1.
     pub fn next(&mut self, trouble: &Trouble, elapsed: Duration, random: f64) -> Option<Duration> {
-        let Trouble::Weather { retry_after, .. } = trouble else { return None };
+        let retry_after = match trouble {
+            Trouble::Weather { retry_after, .. } => retry_after,
+            Trouble::Busy { retry_after, .. } if self.wait_if_busy => retry_after,
+            Trouble::Busy { .. } | Trouble::Refused { .. } => return None,
+        };
         self.failures += 1;
         if self.failures >= self.tries.max(1) {
             return None;
@@ -123,13 +135,28 @@ mod tests {
         for status in [401, 403, 404, 400, 410, 302] {
             assert!(matches!(of(status, None), Trouble::Refused { kind: Kind::ImageMissing, .. }), "{status}");
         }
-        for status in [408, 429, 500, 503, 529] {
+        for status in [408, 500, 503, 529] {
             let Trouble::Weather { retry_after, .. } = of(status, Some("12")) else { panic!("{status}") };
             assert_eq!(retry_after, Some(seconds(12)));
         }
         let date = httpdate::fmt_http_date(now + seconds(30));
-        assert!(matches!(of(429, Some(&date)), Trouble::Weather { retry_after: Some(after), .. } if after == seconds(30)));
-        assert!(matches!(of(429, Some("soon")), Trouble::Weather { retry_after: None, .. }));
+        let Trouble::Busy { retry_after, text } = of(429, Some(&date)) else { panic!() };
+        assert_eq!(retry_after, Some(seconds(30)));
+        assert!(text.contains("(429, retry-after: 30s)"), "{text}");
+        assert!(matches!(of(429, Some("soon")), Trouble::Busy { retry_after: None, .. }));
+    }
+
+    #[test]
+    fn a_busy_registry_is_waited_for_unless_somebody_else_does() {
+        let busy = Trouble::of_status(429, Some("12"), "h", SystemTime::UNIX_EPOCH);
+        let settings = |wait_if_busy| Settings { tries: 3, backoff_s: 4, wait_if_busy, ..Settings::default() };
+        assert_eq!(Patience::new(&settings(true), 3).next(&busy, seconds(0), 0.0), Some(seconds(12)));
+        assert_eq!(Patience::new(&settings(false), 3).next(&busy, seconds(0), 0.0), None);
+    }
+
+    #[test]
+    fn a_refusal_says_how_to_log_in() {
+        let of = |status, after| Trouble::of_status(status, after, "h", SystemTime::UNIX_EPOCH);
         let Trouble::Refused { text, .. } = of(401, None) else { panic!() };
         assert!(text.contains("docker login h"));
     }

@@ -28,6 +28,8 @@ pub struct Settings {
     pub backoff_s: u64,
     /// The longest `Retry-After` that is believed, seconds.
     pub retry_after_cap_s: u64,
+    /// Wait where a registry answers 429. A run does not in what it fetches itself: there all pulls pause (`scheduler.images.backoff_s`).
+    pub wait_if_busy: bool,
     /// Bytes that the layers of one image may have, as they are fetched.
     pub max_bytes: u64,
 }
@@ -45,6 +47,7 @@ impl Default for Settings {
             silence_s: 60,
             backoff_s: 5,
             retry_after_cap_s: 300,
+            wait_if_busy: true,
             max_bytes: 64 << 30,
         }
     }

@@ -3,12 +3,13 @@
 use super::super::fetch::{FetchError, Fetched};
 use super::daemon::{Daemon, chain, said, status};
 use crate::domain::{Failure, Kind};
+use crate::images::registry::reference::{Reference, is_digest};
 use bollard::errors::Error;
-use bollard::query_parameters::{CreateImageOptionsBuilder, RemoveImageOptions};
+use bollard::query_parameters::{CreateImageOptionsBuilder, ListImagesOptions, RemoveImageOptions};
 use futures_util::future::{BoxFuture, Shared, WeakShared};
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -64,7 +65,7 @@ enum Known {
     Pending(WeakShared<Looking>),
 }
 
-/// Looked up at the same time by [`Images::missing`].
+/// Names that [`Images::missing`] looks up one by one; of more than these the daemon is asked for all that it has, at once.
 const LOOKUPS: usize = 8;
 
 #[derive(Debug)]
@@ -167,9 +168,17 @@ impl Images {
     /// # Errors
     /// `ImagePull`, `Daemon`.
     pub async fn missing(&self, names: &[String]) -> Result<Vec<String>, Failure> {
-        let lookups = futures_util::stream::iter(names.to_vec()).map(|name| async move {
-            let absent = !is_reference(&name) || self.puller.present(&name).await?.is_none();
-            Ok(absent.then_some(name))
+        let there = if names.len() > LOOKUPS { Some(self.puller.all().await?) } else { None };
+        let lookups = futures_util::stream::iter(names.to_vec()).map(|name| {
+            let is_there = there.as_ref().and_then(|there| Some(there.contains(&listed_as(&name)?)));
+            async move {
+                // Ids are on no list.
+                let is_there = match is_there {
+                    Some(is_there) => is_there,
+                    None => is_reference(&name) && self.puller.present(&name).await?.is_some(),
+                };
+                Ok((!is_there).then_some(name))
+            }
         });
         let found: Vec<Option<String>> = lookups.buffered(LOOKUPS).try_collect().await?;
         Ok(found.into_iter().flatten().collect())
@@ -212,6 +221,13 @@ impl Puller {
         self.pull(&name, patient).await?;
         let gone = || Failure::new(Kind::ImagePull, format!("image {name} was pulled but is not there; does something remove images?"));
         self.present(&name).await?.ok_or_else(gone)
+    }
+
+    /// The names of all images, as the daemon shows them, and those with digests.
+    async fn all(&self) -> Result<HashSet<String>, Failure> {
+        let listed = self.daemon.ask(|| self.daemon.client.list_images(None::<ListImagesOptions>)).await;
+        let listed = listed.map_err(|error| self.daemon.failure(Kind::ImagePull, "cannot list the images", &error))?;
+        Ok(listed.into_iter().flat_map(|image| image.repo_tags.into_iter().chain(image.repo_digests)).collect())
     }
 
     async fn present(&self, name: &str) -> Result<Option<Image>, Failure> {
@@ -298,6 +314,16 @@ fn is_reference(name: &str) -> bool {
     begins_well && name.len() <= 512 && name.chars().all(allowed) && !name.contains("..") && !name.contains("//")
 }
 
+/// How the daemon's list of images shows that name; none for what is no name.
+fn listed_as(name: &str) -> Option<String> {
+    if is_digest(name) {
+        return None;
+    }
+    let reference = Reference::parse(name).ok()?;
+    let parting = if reference.digest.is_some() { '@' } else { ':' };
+    Some(format!("{}{parting}{}", reference.familiar(), reference.version()))
+}
+
 fn with_tag(name: &str) -> String {
     let last = name.rsplit('/').next().unwrap_or(name);
     if last.contains([':', '@']) { name.to_owned() } else { format!("{name}:latest") }
@@ -315,6 +341,17 @@ mod tests {
         for bad in ["", "../containers/x", "a/../../b", "a?x=1", "a b", "/a", "a//b", "a%2e", "-a"] {
             assert!(!is_reference(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_name_is_sought_as_the_daemon_lists_it() {
+        let digest = format!("sha256:{}", "0f".repeat(32));
+        let listed = |name: &str| listed_as(name).unwrap_or_default();
+        assert_eq!(listed("docker.io/library/debian"), "debian:latest");
+        assert_eq!(listed("index.docker.io/a/b:1"), "a/b:1");
+        assert_eq!(listed("host:5000/a/b:1"), "host:5000/a/b:1");
+        assert_eq!(listed(&format!("a/b:1@{digest}")), format!("a/b@{digest}"));
+        assert_eq!((listed_as(&digest), listed_as("A B")), (None, None));
     }
 
     #[test]

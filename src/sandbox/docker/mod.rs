@@ -346,6 +346,10 @@ impl Provider for Docker {
         async { self.0.root.as_deref().and_then(Disk::of) }.boxed()
     }
 
+    fn images_at(&self) -> Option<PathBuf> {
+        self.0.root.clone()
+    }
+
     fn start<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Box<dyn Sandbox>, Failure>> {
         self.0.start(spec).boxed()
     }

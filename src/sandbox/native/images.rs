@@ -3,13 +3,14 @@
 
 use super::super::fetch::{Disk, FetchError, Fetched};
 use crate::domain::{Failure, Kind};
+use crate::images::store::Named;
 use crate::images::{Image, Settings, Store};
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 use tokio::process::Command;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
@@ -36,6 +37,13 @@ const ENVIRONMENT: [&str; 16] = [
     "SSL_CERT_FILE",
 ];
 
+/// A name that was looked up. Who uses the image holds it, nobody else: each hold is an open file.
+#[derive(Debug)]
+struct Known {
+    named: Named,
+    image: Weak<Image>,
+}
+
 #[derive(Debug)]
 pub struct Images {
     settings: Settings,
@@ -43,7 +51,7 @@ pub struct Images {
     /// The program, and its settings as a file.
     program: PathBuf,
     config: PathBuf,
-    known: Mutex<HashMap<String, Arc<Image>>>,
+    known: Mutex<HashMap<String, Known>>,
     /// One an image that is being fetched.
     fetching: Mutex<HashMap<String, Arc<AsyncMutex<()>>>>,
     slots: Semaphore,
@@ -74,8 +82,27 @@ impl Images {
         &self.store
     }
 
+    /// Whether the image is there.
+    ///
+    /// # Errors
+    /// Where the store cannot be read; so [`Images::missing`].
     pub fn is_present(&self, name: &str) -> Result<bool, Failure> {
         Ok(name == HOST || self.find(name)?.is_some())
+    }
+
+    /// Which of these are not there, in their order.
+    pub fn missing(&self, names: &[String]) -> Result<Vec<String>, Failure> {
+        let wanted: Vec<&str> = names.iter().map(String::as_str).filter(|name| *name != HOST).collect();
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let there = self.store.present(&wanted).map_err(|error| error.failure())?;
+        let absent = names.iter().filter(|name| *name != HOST && !there.contains_key(name.as_str())).cloned().collect();
+        let mut known = lock(&self.known);
+        for (name, named) in there {
+            known.entry(name.to_owned()).or_insert(Known { named, image: Weak::new() });
+        }
+        Ok(absent)
     }
 
     /// Bytes of its layers; 0 where it is not there.
@@ -89,6 +116,11 @@ impl Images {
     /// # Errors
     /// `ImageMissing`, `ImagePull`, `NoSpace`.
     pub async fn ensure(&self, name: &str) -> Result<Option<Arc<Image>>, Failure> {
+        self.ensure_as(name, true).await
+    }
+
+    /// `patient`: a registry's 429 is waited out.
+    async fn ensure_as(&self, name: &str, patient: bool) -> Result<Option<Arc<Image>>, Failure> {
         if name == HOST {
             return Ok(None);
         }
@@ -100,7 +132,7 @@ impl Images {
         if let Some(image) = self.find(name)? {
             return Ok(Some(image));
         }
-        let fetched = self.fetch(name).await;
+        let fetched = self.fetch(name, patient).await;
         lock(&self.fetching).remove(name);
         fetched?;
         let gone =
@@ -108,7 +140,7 @@ impl Images {
         self.find(name)?.map(Some).ok_or_else(gone)
     }
 
-    async fn fetch(&self, name: &str) -> Result<(), Failure> {
+    async fn fetch(&self, name: &str, patient: bool) -> Result<(), Failure> {
         let failed = |kind, why: &str| Failure::new(kind, format!("image {name}: {why}"));
         if !self.settings.fetch {
             return Err(failed(
@@ -118,10 +150,11 @@ impl Images {
         }
         let _slot = self.slots.acquire().await.map_err(|error| failed(Kind::ImagePull, &error.to_string()))?;
         tracing::info!(image = name, "fetching an image");
-        self.run("pull", name).await
+        let wait = format!("images.pull.wait_if_busy={patient}");
+        self.run(&["pull", "--set", &wait], name).await
     }
 
-    /// Has the image there, for sandboxes to come.
+    /// Has the image there, for sandboxes to come. The registry's 429 is told at once: whoever asks knows of all pulls.
     ///
     /// # Errors
     /// As [`Images::ensure`].
@@ -130,7 +163,7 @@ impl Images {
             return Ok(Fetched::default());
         }
         let began = SystemTime::now();
-        let image = self.ensure(name).await?;
+        let image = self.ensure_as(name, false).await?;
         Ok(Fetched { bytes: image.map_or(0, |image| self.store.bytes_since(&image, began)), pulled: true })
     }
 
@@ -142,19 +175,15 @@ impl Images {
         if name == HOST {
             return Ok(false);
         }
-        let held = lock(&self.known).remove(name);
         // Who still has it would go on with layers that no name keeps.
-        if let Some(held) = held
-            && let Err(held) = Arc::try_unwrap(held)
-        {
-            lock(&self.known).entry(name.to_owned()).or_insert(held);
+        if lock(&self.known).get(name).is_some_and(|known| known.image.strong_count() > 0) {
             return Ok(false);
         }
         if self.find(name)?.is_none() {
             return Ok(true);
         }
         lock(&self.known).remove(name);
-        self.run("rm", name).await.map(|()| true)
+        self.run(&["rm"], name).await.map(|()| true)
     }
 
     #[must_use]
@@ -163,11 +192,11 @@ impl Images {
     }
 
     /// `sweroll images COMMAND NAME`, in a process of its own.
-    async fn run(&self, subcommand: &str, name: &str) -> Result<(), Failure> {
+    async fn run(&self, subcommand: &[&str], name: &str) -> Result<(), Failure> {
         let failed = |kind, why: &str| Failure::new(kind, format!("image {name}: {why}"));
         // One that looks like an option is none.
         let mut command = Command::new(&self.program);
-        command.args(["images", subcommand, "--format", "json", "--config"]).arg(&self.config).args(["--", name]);
+        command.arg("images").args(subcommand).args(["--format", "json", "--config"]).arg(&self.config).args(["--", name]);
         command.env_clear().envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         command.stdin(Stdio::null()).kill_on_drop(true);
         let output = command.output().await.map_err(|error| failed(Kind::ImagePull, &error.to_string()))?;
@@ -180,14 +209,22 @@ impl Images {
     }
 
     fn find(&self, name: &str) -> Result<Option<Arc<Image>>, Failure> {
-        if let Some(image) = lock(&self.known).get(name) {
-            return Ok(Some(image.clone()));
+        let mut known = lock(&self.known);
+        if let Some(image) = known.get(name).and_then(|known| known.image.upgrade()) {
+            return Ok(Some(image));
         }
-        let found = self.store.find(name).map_err(|error| error.failure())?.map(Arc::new);
-        if let Some(image) = &found {
-            lock(&self.known).insert(name.to_owned(), image.clone());
+        // The file of all names is long where there are many.
+        if let Some(Known { named, image: seen }) = known.get_mut(name)
+            && let Some(image) = self.store.held(named).map_err(|error| error.failure())?.map(Arc::new)
+        {
+            *seen = Arc::downgrade(&image);
+            return Ok(Some(image));
         }
-        Ok(found)
+        known.remove(name);
+        let Some(image) = self.store.find(name).map_err(|error| error.failure())?.map(Arc::new) else { return Ok(None) };
+        let named = Named { id: image.id.clone(), digest: image.digest.clone() };
+        known.insert(name.to_owned(), Known { named, image: Arc::downgrade(&image) });
+        Ok(Some(image))
     }
 }
 

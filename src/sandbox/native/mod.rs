@@ -246,11 +246,7 @@ impl Provider for Native {
     }
 
     fn missing<'a>(&'a self, images: &'a [String]) -> BoxFuture<'a, Result<Vec<String>, Failure>> {
-        async {
-            let absent = images.iter().map(|image| Ok((!self.0.images.is_present(image)?).then(|| image.clone())));
-            absent.filter_map(Result::transpose).collect()
-        }
-        .boxed()
+        async { self.0.images.missing(images) }.boxed()
     }
 
     fn image_bytes<'a>(&'a self, image: &'a str) -> BoxFuture<'a, u64> {
@@ -267,6 +263,10 @@ impl Provider for Native {
 
     fn disk(&self) -> BoxFuture<'_, Option<Disk>> {
         async { self.0.images.disk() }.boxed()
+    }
+
+    fn images_at(&self) -> Option<PathBuf> {
+        Some(self.0.images.store().layers())
     }
 
     fn start<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Box<dyn Sandbox>, Failure>> {
