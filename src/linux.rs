@@ -15,7 +15,8 @@ pub fn keep_memory(arenas: i32) {
     // SAFETY: numbers only; a value that the allocator does not take is left out.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, arenas);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 64 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 16 << 20);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 4 << 20);
         libc::mallopt(libc::M_TOP_PAD, 1 << 20);
     }
     #[cfg(not(target_env = "gnu"))]

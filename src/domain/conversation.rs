@@ -3,7 +3,7 @@
 use super::{Message, Role, ToolCall};
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
 
 /// A conversation as it lies in memory. A clone shares its parts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,27 +37,16 @@ pub struct Pieces {
 impl Part {
     #[must_use]
     pub fn new(message: &Message) -> Self {
-        let Message { role, content, reasoning_content, tool_calls, tool_call_id, loss: _ } = message;
-        let mut bytes = Vec::with_capacity(content.len() + reasoning_content.len() + 128);
-        bytes.extend_from_slice(b",{\"role\":");
-        put(&mut bytes, role);
-        if !tool_call_id.is_empty() {
-            bytes.extend_from_slice(b",\"tool_call_id\":");
-            put(&mut bytes, tool_call_id);
-        }
-        bytes.extend_from_slice(b",\"content\":");
-        put(&mut bytes, content);
-        let from = bytes.len();
-        if !reasoning_content.is_empty() {
-            put(&mut bytes, reasoning_content);
-        }
-        let thinking = (from, bytes.len());
-        if !tool_calls.is_empty() {
-            bytes.extend_from_slice(b",\"tool_calls\":");
-            put(&mut bytes, tool_calls);
-        }
-        bytes.push(b'}');
-        Part { role: *role, has_calls: !tool_calls.is_empty(), bytes: bytes.into_boxed_slice().into(), thinking }
+        // Grown once a thread; what is kept has its exact size from the first, and leaves no holes behind.
+        thread_local!(static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
+        BYTES.with_borrow_mut(|bytes| {
+            bytes.clear();
+            let thinking = write(bytes, message);
+            let part =
+                Part { role: message.role, has_calls: !message.tool_calls.is_empty(), bytes: Bytes::copy_from_slice(bytes), thinking };
+            bytes.shrink_to(KEPT);
+            part
+        })
     }
 
     #[must_use]
@@ -110,6 +99,33 @@ impl Part {
         let message: Message = read(&[&self.bytes[1..from], &self.bytes[to..]].concat());
         Message { reasoning_content: read(&self.bytes[from..to]), ..message }
     }
+}
+
+/// Bytes of a message's memory that a thread keeps for the next.
+const KEPT: usize = 64 << 10;
+
+/// Returns where the thinking lies.
+fn write(bytes: &mut Vec<u8>, message: &Message) -> (usize, usize) {
+    let Message { role, content, reasoning_content, tool_calls, tool_call_id, loss: _ } = message;
+    bytes.extend_from_slice(b",{\"role\":");
+    put(bytes, role);
+    if !tool_call_id.is_empty() {
+        bytes.extend_from_slice(b",\"tool_call_id\":");
+        put(bytes, tool_call_id);
+    }
+    bytes.extend_from_slice(b",\"content\":");
+    put(bytes, content);
+    let from = bytes.len();
+    if !reasoning_content.is_empty() {
+        put(bytes, reasoning_content);
+    }
+    let thinking = (from, bytes.len());
+    if !tool_calls.is_empty() {
+        bytes.extend_from_slice(b",\"tool_calls\":");
+        put(bytes, tool_calls);
+    }
+    bytes.push(b'}');
+    thinking
 }
 
 fn put<T: Serialize>(bytes: &mut Vec<u8>, value: &T) {

@@ -229,6 +229,8 @@ impl Transcript {
                 self.malformed += u32::from(o.malformed);
                 let tool = share(o.tool, self.turns.iter().rev().flat_map(|turn| &turn.calls).map(|call| &call.tool));
                 if let Some(turn) = self.turns.last_mut() {
+                    // Most turns have one call.
+                    turn.calls.reserve_exact(1);
                     turn.calls.push(Call {
                         tool_call_id: o.message.tool_call_id.as_str().into(),
                         tool,
