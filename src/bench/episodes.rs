@@ -36,9 +36,8 @@ const REPLY: u64 = 480;
 const MAX_ROWS: u64 = 10_000;
 /// From one look at memory to the next.
 const SAMPLE: Duration = Duration::from_millis(250);
-/// Looks at memory from one count of open files to the next, which takes milliseconds where there are many; so with threads.
+/// Looks at memory from one count of open files to the next, which takes milliseconds where there are many.
 const FILES_EVERY: u64 = 8;
-const THREADS_EVERY: u64 = 4;
 /// How long the probe is measured alone, before the run.
 const ALONE: Duration = Duration::from_secs(1);
 /// Descriptors besides one a live episode, its connection.
@@ -205,9 +204,7 @@ fn sample(counts: &Counts, watch: &Watch, threads: &Threads, stop: &AtomicBool) 
         if number % FILES_EVERY == FILES_EVERY / 2 {
             files = files.max(machine::open_files());
         }
-        if number % THREADS_EVERY == 0 {
-            took = threads.look();
-        }
+        took = threads.look();
         thread::sleep(SAMPLE);
     }
     Sampled { looks, files, threads: took }
