@@ -137,6 +137,11 @@ impl Index {
         Index(BTreeMap::from([(id.clone(), all.filter_map(|index| index.0.get(id)).flatten().copied().collect())]))
     }
 
+    #[must_use]
+    pub fn has(&self, id: &AttemptId) -> bool {
+        self.0.contains_key(id)
+    }
+
     /// Forgets the attempts that are `done`.
     pub fn forget(&mut self, done: impl Fn(&AttemptId) -> bool) {
         self.0.retain(|id, _| !done(id));

@@ -56,8 +56,8 @@ pub(super) struct Spooler {
     pub full: VecDeque<Log>,
     /// Of the next log.
     pub number: u64,
-    /// Gives back the logs that could not be given up.
-    pub retiring: Option<JoinHandle<VecDeque<Log>>>,
+    /// Logs that are being given up, and how many of them were, in the end.
+    pub retiring: Option<(Arc<VecDeque<Log>>, JoinHandle<usize>)>,
 }
 
 pub(super) struct Log {
@@ -106,12 +106,14 @@ impl Spooler {
         }
         self.full.extend(self.log.take());
         self.settle_retiring();
-        let logs = std::mem::take(&mut self.full);
+        let logs = Arc::new(std::mem::take(&mut self.full));
         self.retire(logs)();
     }
 
     fn recover(&mut self, id: &AttemptId) -> Result<Vec<Entry>, StoreError> {
-        self.settle_retiring();
+        if self.retiring.as_ref().is_some_and(|(logs, _)| logs.iter().any(|log| log.index.has(id))) {
+            self.settle_retiring();
+        }
         let index = redo::Index::joined(id, self.full.iter().chain(&self.log).map(|log| &log.index));
         spool::recover(&self.layout, &index, id, &self.disk, self.max_entry_bytes)
     }
@@ -154,33 +156,32 @@ impl Spooler {
             self.full.iter_mut().for_each(|log| log.index.forget(|id| state.is_committed(id)));
         }
         let over = (self.full.len() + 1).saturating_sub(LOGS as usize);
-        let logs: VecDeque<Log> = self.full.drain(..over).collect();
-        self.retiring = (over > 0).then(|| thread::spawn(self.retire(logs)));
+        if over > 0 {
+            let logs = Arc::new(self.full.drain(..over).collect());
+            let thread = thread::spawn(self.retire(Arc::clone(&logs)));
+            self.retiring = Some((logs, thread));
+        }
     }
 
     /// What could not be given up is tried again with the next.
     fn settle_retiring(&mut self) {
-        if let Some(Ok(mut left)) = self.retiring.take().map(JoinHandle::join) {
-            left.append(&mut self.full);
-            self.full = left;
+        if let Some((logs, thread)) = self.retiring.take() {
+            let gone = thread.join().unwrap_or(0);
+            let left = Arc::into_inner(logs).into_iter().flatten().skip(gone);
+            self.full = left.chain(std::mem::take(&mut self.full)).collect();
         }
     }
 
-    /// Gives up the logs, oldest first, up to one with which that fails; returns those that are left.
-    fn retire(&self, mut logs: VecDeque<Log>) -> impl FnOnce() -> VecDeque<Log> + Send + 'static {
+    /// Gives up the logs, oldest first, up to one with which that fails; returns how many.
+    fn retire(&self, logs: Arc<VecDeque<Log>>) -> impl FnOnce() -> usize + Send + 'static {
         let (layout, disk, state, syncs) = (self.layout.clone(), self.disk.clone(), Arc::clone(&self.state), self.syncs);
-        move || {
-            let done = |id: &AttemptId| state.lock().unwrap_or_else(PoisonError::into_inner).is_committed(id);
-            while let Some(log) = logs.front() {
-                let spilled = log.index.spill(&layout, &disk, syncs, done);
-                if let Err(e) = spilled.and_then(|()| files::remove_if_there(&redo::path(&layout, log.number))) {
-                    tracing::warn!("logs of the spool stay for now: {e}");
-                    break;
-                }
-                logs.pop_front();
-            }
-            logs
-        }
+        let done = move |id: &AttemptId| state.lock().unwrap_or_else(PoisonError::into_inner).is_committed(id);
+        let give_up = move |log: &Log| {
+            log.index.spill(&layout, &disk, syncs, &done)?;
+            files::remove_if_there(&redo::path(&layout, log.number))
+        };
+        let warn = |e: &StoreError| tracing::warn!("logs of the spool stay for now: {e}");
+        move || logs.iter().take_while(|log| give_up(log).inspect_err(warn).is_ok()).count()
     }
 }
 
