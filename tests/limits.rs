@@ -28,6 +28,7 @@ fn a_limit_is_kept_full_with_few_refusals() {
 fn full_speed_is_back_within_a_minute_of_a_brown_out() {
     let (rows, plot) = limits::brownouts(2);
     hold(&rows);
+    assert!(rows.iter().all(|row| row.lost == 0), "no reply that was paid for is lost: {rows:#?}");
     for row in &rows[..2] {
         assert!(row.refused < 0.05, "an endpoint that is down is not hammered: {row:?}");
     }

@@ -38,8 +38,10 @@ pub struct Row {
     pub per_minute: f64,
     /// Share of what the limit allows.
     pub kept: Option<f64>,
-    /// Share of requests that were answered by 429 or 503.
+    /// Share of requests that were answered by 429 or 5xx.
     pub refused: f64,
+    /// Replies that were given up after all tries.
+    pub lost: u64,
     /// From the end of the brown-out to the begin of the first minute at full speed.
     pub recovered_s: Option<u64>,
     /// Jain's index over the processes.
@@ -97,6 +99,7 @@ fn row(case: impl Into<String>, setup: &Setup, outcome: &Outcome) -> Row {
         per_minute: total.served as f64 / (setup.lasts.as_secs_f64() / 60.0),
         kept: None,
         refused: share(total.refused, total.served + total.refused),
+        lost: total.lost,
         recovered_s: None,
         fairness: None,
         cached: None,
@@ -152,8 +155,12 @@ pub fn limited(seed: u64, heights: &[u64]) -> Vec<Row> {
 pub fn brownouts(seed: u64) -> (Vec<Row>, Plot) {
     const RPM: u64 = 600;
     let (at, lasts) = BROWNOUT;
-    let cases =
-        [("refuses by 503", Trouble::Refuse(503)), ("refuses by 429", Trouble::Refuse(429)), ("is ten times slower", Trouble::Slow(0.1))];
+    let cases = [
+        ("refuses by 503", Trouble::Refuse(503)),
+        ("refuses by 429", Trouble::Refuse(429)),
+        ("fails by 500", Trouble::Refuse(500)),
+        ("is ten times slower", Trouble::Slow(0.1)),
+    ];
     let mut plot = Plot::default();
     let rows = cases.map(|(name, trouble)| {
         let mut setup = setup(seed, RPM, 0);
@@ -165,8 +172,9 @@ pub fn brownouts(seed: u64) -> (Vec<Row>, Plot) {
         if plot.series.is_empty() {
             plot = over_time(&format!("Ten minutes of 503, {RPM} requests/min allowed"), RPM, &outcome);
         }
+        let lost = outcome.total().lost;
         let case = format!("{RPM} requests/min, the server {name} for ten minutes");
-        Row { recovered_s, holds: Some(recovered_s.is_some_and(|s| s <= RECOVERED_S)), ..row(case, &setup, &outcome) }
+        Row { recovered_s, holds: Some(recovered_s.is_some_and(|s| s <= RECOVERED_S) && lost == 0), ..row(case, &setup, &outcome) }
     });
     (rows.to_vec(), plot)
 }

@@ -153,7 +153,7 @@ impl Endpoints {
                 Ok(response) => return Ok(Response { tries, ..response }),
                 Err(trouble) => trouble,
             };
-            spent.count(trouble.verdict);
+            spent.count(trouble.verdict, self.state().pool.is_ill(member));
             spent.add(trouble.verdict, took);
             // Of several endpoints one was struck out, and another has not been asked yet.
             if matches!(trouble.verdict, Verdict::Refused(_)) && self.state().pool.is_out(member) {

@@ -97,6 +97,12 @@ impl One {
     fn is_up(&self) -> bool {
         matches!(self.state, State::Up { .. })
     }
+
+    /// By its last replies.
+    fn fails(&self, settings: &Settings) -> bool {
+        let window = u64::MAX >> (64 - settings.eject_window.clamp(1, 64));
+        self.faults_in_a_row >= settings.eject_after || (self.last & window).count_ones() >= settings.eject_faults
+    }
 }
 
 /// The endpoints of a run; never empty. One of them always takes requests.
@@ -165,9 +171,7 @@ impl Pool {
             (State::Up { since }, Health::Good | Health::Faulty) if began >= since => {
                 one.last = one.last << 1 | u64::from(health == Health::Faulty);
                 one.faults_in_a_row = if health == Health::Faulty { one.faults_in_a_row + 1 } else { 0 };
-                let window = u64::MAX >> (64 - self.settings.eject_window.clamp(1, 64));
-                let ill = health == Health::Faulty
-                    && (one.faults_in_a_row >= self.settings.eject_after || (one.last & window).count_ones() >= self.settings.eject_faults);
+                let ill = health == Health::Faulty && one.fails(&self.settings);
                 if ill && one.streak > 0 && now.saturating_sub(since) >= seconds(self.settings.eject_max_s) {
                     one.streak = 0;
                 }
@@ -206,6 +210,12 @@ impl Pool {
     #[must_use]
     pub fn is_up(&self, member: usize) -> bool {
         self.all.get(member).is_some_and(One::is_up)
+    }
+
+    /// Whether its faults are its own, and not those of what it is asked: ejected, or the last one standing that would be.
+    #[must_use]
+    pub fn is_ill(&self, member: usize) -> bool {
+        self.all.get(member).is_some_and(|one| !one.is_up() || one.fails(&self.settings))
     }
 
     #[must_use]

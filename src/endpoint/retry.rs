@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
-    /// Requests for one reply, the first included. Those answered by 429 or 503 do not count: an overloaded endpoint is
-    /// waited for.
+    /// Requests for one reply, the first included, of an endpoint that answers others. Those answered by 429 or 503 do not
+    /// count, nor those that fail while the endpoint is ill (`pool.eject_after`, `eject_faults`): it is waited for.
     pub tries: u32,
     /// The first delay, seconds; doubled from one failure to the next.
     pub base_s: f64,
@@ -51,6 +51,8 @@ pub enum Verdict {
 pub struct Spent {
     pub throttled: u32,
     pub faulty: u32,
+    /// Of the faulty ones: of an endpoint that was well otherwise.
+    pub tried: u32,
     /// On faulty requests and the delays after them.
     pub elapsed: Duration,
     /// On throttled ones.
@@ -77,10 +79,14 @@ impl Spent {
         }
     }
 
-    pub fn count(&mut self, verdict: Verdict) {
+    /// `ill`: the endpoint is, whatever it is asked.
+    pub fn count(&mut self, verdict: Verdict, ill: bool) {
         match verdict {
             Verdict::Throttled { .. } => self.throttled += 1,
-            Verdict::Faulty { .. } => self.faulty += 1,
+            Verdict::Faulty { .. } => {
+                self.faulty += 1;
+                self.tried += u32::from(!ill);
+            }
             Verdict::ContextOverflow | Verdict::Refused(_) => {}
         }
     }
@@ -98,7 +104,7 @@ impl Policy {
             }
             Verdict::Faulty { retry_after } => (spent.faulty, retry_after, seconds(self.max_elapsed_s).saturating_sub(spent.elapsed)),
         };
-        let out_of_tries = matches!(verdict, Verdict::Faulty { .. }) && spent.faulty >= self.tries;
+        let out_of_tries = matches!(verdict, Verdict::Faulty { .. }) && spent.tried >= self.tries;
         if out_of_tries || left.is_zero() {
             return Step::GiveUp(GiveUp::Failed(Kind::EndpointUnavailable));
         }
@@ -351,16 +357,32 @@ mod tests {
     #[test]
     fn throttling_costs_time_but_no_tries() {
         let policy = Policy { tries: 3, ..Policy::default() };
-        let spent = Spent { throttled: 500, faulty: 2, elapsed: Duration::from_secs(60), throttled_for: Duration::from_secs(7200) };
+        let spent =
+            Spent { throttled: 500, faulty: 2, tried: 2, elapsed: Duration::from_secs(60), throttled_for: Duration::from_secs(7200) };
         let step = |spent: Spent, verdict| policy.next(&spent, verdict, 0.5);
         assert!(matches!(step(spent, Verdict::Throttled { retry_after: None }), Step::Retry(_)));
         assert!(matches!(step(spent, Verdict::Faulty { retry_after: None }), Step::Retry(_)));
         let unavailable = Step::GiveUp(GiveUp::Failed(Kind::EndpointUnavailable));
-        assert_eq!(step(Spent { faulty: 3, ..spent }, Verdict::Faulty { retry_after: None }), unavailable);
+        assert_eq!(step(Spent { tried: 3, ..spent }, Verdict::Faulty { retry_after: None }), unavailable);
         let late = Spent { throttled_for: Duration::from_secs(86_400), ..spent };
         assert_eq!(step(late, Verdict::Throttled { retry_after: None }), unavailable);
         assert_eq!(step(spent, Verdict::ContextOverflow), Step::GiveUp(GiveUp::ContextOverflow));
         assert_eq!(step(spent, Verdict::Refused(Kind::Payment)), Step::GiveUp(GiveUp::Failed(Kind::Payment)));
+    }
+
+    #[test]
+    fn an_outage_costs_time_but_no_tries() {
+        let policy = Policy { tries: 3, ..Policy::default() };
+        let fault = Verdict::Faulty { retry_after: None };
+        let mut spent = Spent::default();
+        for _ in 0..500 {
+            spent.count(fault, true);
+            assert!(matches!(policy.next(&spent, fault, 0.5), Step::Retry(delay) if delay <= Duration::from_secs(60)));
+        }
+        (0..3).for_each(|_| spent.count(fault, false));
+        assert_eq!(policy.next(&spent, fault, 0.5), Step::GiveUp(GiveUp::Failed(Kind::EndpointUnavailable)));
+        let late = Spent { elapsed: Duration::from_secs(3600), ..Spent::default() };
+        assert_eq!(policy.next(&late, fault, 0.5), Step::GiveUp(GiveUp::Failed(Kind::EndpointUnavailable)), "not for ever");
     }
 
     #[test]

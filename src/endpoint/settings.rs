@@ -25,7 +25,8 @@ pub struct Settings {
     pub replicas: Vec<Replica>,
     pub pool: pool::Settings,
     /// Seconds after which a request that has no answer yet is sent to a second endpoint too, and the first answer taken; the
-    /// other request is dropped, and its tokens are spent. 0: never.
+    /// other request is dropped. What it cost is billed by most hosts all the same, told by none, and so in no record or
+    /// budget of ours: of the hedged ones count twice. 0: never.
     pub hedge_after_s: f64,
     /// Name of the model as the endpoint knows it.
     pub model: String,

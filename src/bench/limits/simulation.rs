@@ -3,7 +3,7 @@
 
 use crate::endpoint::{
     limiter::{Bucket, Core, End, Limits, Start},
-    pool::{self, Member, Pool},
+    pool::{self, Chosen, Health, Member, Pool},
     retry::{Policy, Spent, Step, Verdict},
     server::{
         Rng,
@@ -86,6 +86,8 @@ pub struct Tally {
     /// Let in by the server.
     pub served: u64,
     pub refused: u64,
+    /// Given up, after all tries.
+    pub lost: u64,
     pub prompt_tokens: u64,
     pub cached_tokens: u64,
 }
@@ -112,6 +114,7 @@ impl Outcome {
         self.tallies.iter().fold(Tally::default(), |sum, t| Tally {
             served: sum.served + t.served,
             refused: sum.refused + t.refused,
+            lost: sum.lost + t.lost,
             prompt_tokens: sum.prompt_tokens + t.prompt_tokens,
             cached_tokens: sum.cached_tokens + t.cached_tokens,
         })
@@ -132,8 +135,16 @@ enum Event {
     /// The head of this gate's line may start.
     Wakes(u32),
     Arrives(u32),
-    /// The answer is back: served, or refused with a time to wait.
-    Answered(u32, bool, Option<Duration>),
+    Answered(u32, Answer),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Answer {
+    Served,
+    /// With a time to wait.
+    Throttled(Option<Duration>),
+    /// A 5xx, or no connection.
+    Failed,
 }
 
 struct Episode {
@@ -264,7 +275,7 @@ impl<'a> World<'a> {
             }
             Event::Wakes(_) => {}
             Event::Arrives(which) => self.arrives(which),
-            Event::Answered(which, served, retry_after) => self.answered(which, served, retry_after),
+            Event::Answered(which, answer) => self.answered(which, answer),
         }
     }
 
@@ -340,14 +351,15 @@ impl<'a> World<'a> {
         let prompt = self.prompt(which);
         let way = self.time(self.setup.work.network_s);
         let speed = match trouble {
-            Some(Trouble::Refuse(_)) => return self.refuse(which, way, None),
+            Some(Trouble::Refuse(429 | 503)) => return self.refuse(which, way, Answer::Throttled(None)),
+            Some(Trouble::Refuse(_)) => return self.refuse(which, way, Answer::Failed),
             Some(Trouble::Slow(share)) => share,
             None => 1.0,
         };
         let replica = self.episodes[which as usize].gate % self.replicas.len();
         if let Err(refused) = self.replicas[replica].rate.enter(prompt, self.now) {
             let whole = Duration::from_secs_f64(refused.retry_after.as_secs_f64().ceil().max(1.0));
-            return self.refuse(which, way, (self.setup.door.hint != Hint::None).then_some(whole));
+            return self.refuse(which, way, Answer::Throttled((self.setup.door.hint != Hint::None).then_some(whole)));
         }
         let completion = self.setup.work.completion_tokens;
         let latency = self.time(self.setup.work.latency_s);
@@ -366,13 +378,13 @@ impl<'a> World<'a> {
         tally.prompt_tokens += prompt;
         tally.cached_tokens += cached;
         self.second().served += 1;
-        self.plan(takes + way, Event::Answered(which, true, None));
+        self.plan(takes + way, Event::Answered(which, Answer::Served));
     }
 
-    fn refuse(&mut self, which: u32, way: Duration, retry_after: Option<Duration>) {
+    fn refuse(&mut self, which: u32, way: Duration, answer: Answer) {
         self.outcome.tallies[self.episodes[which as usize].process].refused += 1;
         self.second().refused += 1;
-        self.plan(way, Event::Answered(which, false, retry_after));
+        self.plan(way, Event::Answered(which, answer));
     }
 
     /// Of now; the first event is one.
@@ -393,27 +405,27 @@ impl<'a> World<'a> {
         std::iter::once(block(0, work.prompt_tokens)).chain(rest).collect()
     }
 
-    fn answered(&mut self, which: u32, served: bool, retry_after: Option<Duration>) {
+    fn answered(&mut self, which: u32, answer: Answer) {
         let (estimate, prompt) = (self.estimate(which), self.prompt(which));
         let policy = Policy::default();
         let episode = &self.episodes[which as usize];
         let (gate, began, took) = (episode.gate, episode.began, self.now - episode.asked);
-        let end = if served {
-            End::Done { tokens: prompt + self.setup.work.completion_tokens }
-        } else {
-            End::Throttled { pause: policy.believed(retry_after.unwrap_or_default()) }
+        let (process, member) = (episode.process, gate % self.replicas.len());
+        let (end, health, verdict) = match answer {
+            Answer::Served => (End::Done { tokens: prompt + self.setup.work.completion_tokens }, Health::Good, None),
+            Answer::Throttled(retry_after) => {
+                let pause = policy.believed(retry_after.unwrap_or_default());
+                (End::Throttled { pause }, Health::Good, Some(Verdict::Throttled { retry_after }))
+            }
+            Answer::Failed => (End::Faulty, Health::Faulty, Some(Verdict::Faulty { retry_after: None })),
         };
         _ = self.gates[gate].core.finish(began, estimate, end, self.now);
+        self.pools[process].ended(Chosen { member, probe: false }, health, began, self.now);
         let random = self.rng.unit();
-        let after = if served {
-            let replicas = self.replicas.len();
-            self.replicas[gate % replicas].rate.leave();
-            self.next_turn(which);
-            self.time(self.setup.work.tools_s)
-        } else {
-            let verdict = Verdict::Throttled { retry_after };
+        let after = if let Some(verdict) = verdict {
+            let ill = self.pools[process].is_ill(member);
             let spent = &mut self.episodes[which as usize].spent;
-            spent.count(verdict);
+            spent.count(verdict, ill);
             spent.add(verdict, took);
             match policy.next(spent, verdict, random) {
                 Step::Retry(delay) => {
@@ -421,11 +433,16 @@ impl<'a> World<'a> {
                     delay
                 }
                 Step::GiveUp(_) => {
+                    self.outcome.tallies[process].lost += 1;
                     self.episodes[which as usize].turn = self.setup.work.turns;
                     self.next_turn(which);
                     Duration::ZERO
                 }
             }
+        } else {
+            self.replicas[member].rate.leave();
+            self.next_turn(which);
+            self.time(self.setup.work.tools_s)
         };
         self.plan(after, Event::Wants(which));
         self.pump(gate);

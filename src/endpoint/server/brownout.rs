@@ -9,11 +9,11 @@ use std::{str::FromStr, time::Duration};
 pub enum Trouble {
     /// Everything takes place at this share of its speed, over 0 and at most 1.
     Slow(f64),
-    /// Every request is refused with this status: 429 or 503.
+    /// Every request is refused with this status: 429, or a 5xx.
     Refuse(u16),
 }
 
-/// One such time. Written `AT,FOR,WHAT`: seconds, seconds, and a share of the speed, `429`, `503` or `refuse` (a 503).
+/// One such time. Written `AT,FOR,WHAT`: seconds, seconds, and a share of the speed, `429`, a 5xx or `refuse` (a 503).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Brownout {
@@ -24,7 +24,7 @@ pub struct Brownout {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a brown-out: write AT,FOR,WHAT with seconds, seconds, and a share of the speed (over 0, at most 1), 429, 503 or refuse, such as 600,60,0.1"
+    "{0:?} is not a brown-out: write AT,FOR,WHAT with seconds, seconds, and a share of the speed (over 0, at most 1), 429, 500 to 599 or refuse, such as 600,60,0.1"
 )]
 pub struct BadBrownout(String);
 
@@ -36,8 +36,9 @@ impl FromStr for Brownout {
             let [at, lasts, what] = *text.split(',').map(str::trim).collect::<Vec<_>>() else { return None };
             let seconds = |text: &str| Duration::try_from_secs_f64(text.parse().ok()?).ok();
             let trouble = match what {
-                "refuse" | "503" => Trouble::Refuse(503),
+                "refuse" => Trouble::Refuse(503),
                 "429" => Trouble::Refuse(429),
+                status if status.parse().is_ok_and(|status| (500..600_u16).contains(&status)) => Trouble::Refuse(status.parse().ok()?),
                 share => Trouble::Slow(share.parse().ok().filter(|share| *share > 0.0 && *share <= 1.0)?),
             };
             Some(Brownout { at: seconds(at)?, lasts: seconds(lasts)?, trouble })
