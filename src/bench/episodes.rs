@@ -106,8 +106,8 @@ pub struct Figures {
     pub live_max: u64,
     /// Live episodes where `rss_kib_per_episode` was taken.
     pub live: u64,
-    /// Resident, above what was resident before the run began and above all transcripts' bytes, by live episode: the worst look of
-    /// those with nine tenths of the most episodes live.
+    /// Resident, above what was resident before the run began and above all transcripts' bytes, by live episode, where the transcripts are
+    /// largest of the looks with nine tenths of the most episodes live. Later, what ended episodes free waits for the next ones.
     pub rss_kib_per_episode: f64,
     /// Of the transcripts of that look.
     pub transcript_kib_per_episode: f64,
@@ -375,16 +375,16 @@ fn memory(looks: &[Look], idle: u64) -> Figures {
     let most = looks.iter().map(|look| look.live).max().unwrap_or_default();
     let full = looks.iter().filter(|look| look.live > 0 && look.live * 10 >= most * 9);
     let own = |look: &Look| look.resident.saturating_sub(idle).saturating_sub(look.transcripts) as f64 / 1024.0 / look.live as f64;
-    let worst = full.max_by(|a, b| own(a).total_cmp(&own(b)));
+    let fullest = full.max_by_key(|look| look.transcripts);
     let last = looks.last().map_or(0, |look| look.committed);
     let at = |committed: u64| {
         looks.iter().find(|look| look.committed >= committed).filter(|_| last >= 2 * WARM).map_or(0.0, |look| mib(look.resident))
     };
     Figures {
         live_max: most,
-        live: worst.map_or(0, |look| look.live),
-        rss_kib_per_episode: worst.map_or(0.0, own),
-        transcript_kib_per_episode: worst.map_or(0.0, |look| look.transcripts as f64 / 1024.0 / look.live as f64),
+        live: fullest.map_or(0, |look| look.live),
+        rss_kib_per_episode: fullest.map_or(0.0, own),
+        transcript_kib_per_episode: fullest.map_or(0.0, |look| look.transcripts as f64 / 1024.0 / look.live as f64),
         idle_mib: mib(idle),
         peak_mib: mib(looks.iter().map(|look| look.resident).max().unwrap_or_default()),
         warm_mib: at(WARM),
@@ -398,7 +398,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_of_the_worst_look_at_full_load() {
+    fn memory_is_of_the_fullest_look_at_full_load() {
         let look = |resident: u64, transcripts: u64, live, committed| Look {
             resident: resident << 20,
             transcripts: transcripts << 20,
