@@ -16,7 +16,7 @@ use crate::{
     config::{Backend, Settings},
     domain::{
         EpisodeId, Failure, Kind,
-        event::{EVENTS_VERSION, EventKind},
+        event::{EVENTS_VERSION, EndpointStatus, EventKind},
     },
     endpoint::{Endpoints, ModelClient, settings::seconds},
     grading, linux,
@@ -66,6 +66,8 @@ pub struct Report {
     pub summary: Summary,
     /// What was spent of the run's budget; empty where it has none.
     pub budget: String,
+    /// What each endpoint did.
+    pub endpoints: Vec<EndpointStatus>,
 }
 
 /// What a run needs from outside, found to answer before anything is begun or written.
@@ -223,7 +225,8 @@ pub async fn run(
     let watching = tokio::spawn(watch(Arc::clone(&client), Arc::clone(&engine.emit)));
     let end = driver::drive(core, Arc::clone(&engine), stop, told).await;
     watching.abort();
-    (engine.emit)(EventKind::Endpoints { endpoints: client.status() }).await;
+    let endpoints = client.status();
+    (engine.emit)(EventKind::Endpoints { endpoints: endpoints.clone() }).await;
     if let Err(failure) = provider.sweep(&run).await {
         tracing::warn!(%failure, "sandboxes may be left; the next run removes them");
     }
@@ -238,9 +241,9 @@ pub async fn run(
         && let Err(error) = engine.store.close().await
     {
         // All that was committed is durable; only derived files may be stale, and the next opening makes them anew.
-        return Ok(Report { end: End::Drained(error.to_string()), summary, budget });
+        return Ok(Report { end: End::Drained(error.to_string()), summary, budget, endpoints });
     }
-    Ok(Report { end, summary, budget })
+    Ok(Report { end, summary, budget, endpoints })
 }
 
 /// Tells when the endpoints' limit of requests in flight moved, or their health; and how they are once a minute.
@@ -256,7 +259,7 @@ async fn watch(client: Arc<Endpoints>, emit: Emit) {
             told = in_flight;
             emit(EventKind::LimitChanged { in_flight }).await;
         }
-        let now: Vec<_> = endpoints.iter().map(|one| (one.up, one.out, one.ejections)).collect();
+        let now: Vec<_> = endpoints.iter().map(|one| (one.up, one.out, one.ejections, one.unshared.is_empty())).collect();
         if now != health || second % 60 == 59 {
             health = now;
             emit(EventKind::Endpoints { endpoints }).await;

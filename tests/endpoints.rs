@@ -63,7 +63,7 @@ fn one_that_dies_and_comes_back_costs_nothing() {
     let dir = temp.path().join("run");
     let twice = format!("2@{}", b.url);
     let mut command = run(&[&a.url, &twice, &c.url], &dir, "60");
-    let mut child = command.args(["--set", "endpoint.pool.eject_s=0.5"]).stdout(Stdio::null()).spawn().unwrap();
+    let child = command.args(["--set", "endpoint.pool.eject_s=0.5"]).stdout(Stdio::piped()).spawn().unwrap();
     let until = |what: &str, done: &dyn Fn() -> bool| {
         let began = Instant::now();
         while !done() {
@@ -78,7 +78,11 @@ fn one_that_dies_and_comes_back_costs_nothing() {
     until("the dead one is ejected", &|| up(&dir) == 2);
     let b = start(&place);
     until("it is back", &|| up(&dir) == 3 && requests(&b) > 5);
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(0));
+    let shown = common::stdout(&ended);
+    let row = shown.lines().find(|line| line.starts_with(&b.url)).unwrap_or_else(|| panic!("{shown}"));
+    assert!(row.contains(" up "), "{row}");
 
     let summary = summary(&dir);
     assert_eq!(

@@ -135,6 +135,11 @@ pub fn limited(seed: u64, heights: &[u64]) -> Vec<Row> {
     let mut silent = setup(seed, 600, 0);
     silent.door.hint = Hint::None;
     cases.push(("600 requests/min, 429 without Retry-After".into(), silent));
+    let mut unset = setup(seed, 600, 0);
+    unset.processes[0].limits.requests_per_minute = 0;
+    cases.push(("600 requests/min, told by the endpoint alone".into(), unset.clone()));
+    unset.processes[0].limits.learn = false;
+    cases.push(("600 requests/min, told and not listened to".into(), unset));
     for tpm in [600_000, 6_000_000] {
         let mut tokens = setup(seed, 0, tpm);
         tokens.processes[0].episodes = 600;
@@ -144,7 +149,7 @@ pub fn limited(seed: u64, heights: &[u64]) -> Vec<Row> {
         let outcome = simulate(&setup);
         let row = Row { kept: Some(kept(&setup, &outcome)), ..row(case, &setup, &outcome) };
         // Without any burst, whatever the network makes a moment early is refused: nobody can fill such a limit.
-        let promised = setup.door.burst != 1;
+        let promised = setup.door.burst != 1 && setup.processes[0].limits.learn;
         Row { holds: promised.then_some(row.kept >= Some(KEPT) && row.refused < REFUSED), ..row }
     };
     cases.into_iter().map(run).collect()

@@ -97,7 +97,7 @@ struct Limits {
     /// What a 429 tells: full (Retry-After and x-ratelimit-*), retry-after, or none
     #[arg(long, value_name = "WHAT", default_value = "full", env = "SWEROLL_SERVED_HINT", help_heading = "Limits")]
     hint: rate::Hint,
-    /// A time at which the server is slow or refuses: seconds from its begin, seconds long, and a share of its speed, 429, 503 or
+    /// A time at which the server is slow or refuses: seconds from its begin, seconds long, and a share of its speed, 429, 5xx or
     /// refuse (503), such as 600,60,0.1; repeatable
     #[arg(long, value_name = "AT,FOR,WHAT", env = "SWEROLL_BROWNOUT", value_delimiter = ';', help_heading = "Limits")]
     brownout: Vec<Brownout>,

@@ -1,6 +1,10 @@
 //! Tables for people.
 
-use crate::{domain::Verdict, reporter::progress::clock, store::Summary};
+use crate::{
+    domain::{Verdict, event::EndpointStatus},
+    reporter::progress::clock,
+    store::Summary,
+};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -41,6 +45,21 @@ pub fn json<T: Serialize>(value: &T) -> String {
     let mut text = serde_json::to_string_pretty(value).unwrap_or_else(|e| unreachable!("plain data with string keys: {e}"));
     text.push('\n');
     text
+}
+
+/// One row an endpoint, of several or of one that refused or failed; else nothing.
+#[must_use]
+pub fn endpoints(all: &[EndpointStatus]) -> String {
+    if all.len() < 2 && all.iter().all(|one| one.throttled + one.faults == 0) {
+        return String::new();
+    }
+    let header = ["endpoint", "", "requests", "429, 503", "faults", "ejections", "prompt tokens", "cached", "reply tokens"];
+    let rows = all.iter().map(|one| {
+        let state = if one.out { "out" } else { ["down", "up"][usize::from(one.up)] };
+        let counts = [one.requests, one.throttled, one.faults, one.ejections, one.prompt_tokens, one.cached_tokens, one.completion_tokens];
+        [one.endpoint.clone(), state.to_owned()].into_iter().chain(counts.map(grouped)).collect()
+    });
+    table(&[header.map(str::to_owned).to_vec()].into_iter().chain(rows).collect::<Vec<_>>())
 }
 
 #[must_use]

@@ -143,6 +143,7 @@ pub fn execute(
         Ok::<_, CliError>((report?, dir))
     })??;
     print(&render::summary(&report.summary))?;
+    print(&render::endpoints(&report.endpoints))?;
     if !report.budget.is_empty() {
         print(&format!("budget: {}\n", report.budget))?;
     }

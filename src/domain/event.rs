@@ -112,6 +112,9 @@ pub struct EndpointStatus {
     pub in_flight_limit: u64,
     /// The last failed request; empty: none failed.
     pub trouble: String,
+    /// Why its limits are not shared with other processes as they should be; empty: they are, or nobody is to share them.
+    #[serde(default)]
+    pub unshared: String,
 }
 
 /// What the journal keeps of a committed attempt; `summary` needs nothing else.

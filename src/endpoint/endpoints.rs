@@ -121,14 +121,15 @@ impl Endpoints {
     /// What each endpoint did so far, and how it is.
     #[must_use]
     pub fn status(&self) -> Vec<EndpointStatus> {
-        let limits: Vec<u64> = self.all.iter().map(|one| one.limiter().snapshot().limit).collect();
+        let limits: Vec<(u64, String)> = self.all.iter().map(|one| (one.limiter().snapshot().limit, one.limiter().unshared())).collect();
         let state = self.state();
         let each = state.counts.iter().zip(limits).enumerate();
-        each.map(|(at, (counts, in_flight_limit))| EndpointStatus {
+        each.map(|(at, (counts, (in_flight_limit, unshared)))| EndpointStatus {
             up: state.pool.is_up(at),
             out: state.pool.is_out(at),
             ejections: state.pool.ejections(at),
             in_flight_limit,
+            unshared,
             ..counts.clone()
         })
         .collect()

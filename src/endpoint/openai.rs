@@ -3,6 +3,7 @@
 use crate::domain::{Conversation, Failure, Kind, Message, Role, transcript::Response};
 use crate::endpoint::{
     Limiter, Request, Settings,
+    limiter::Told,
     retry::{Verdict, classify, status_within},
     settings::{Addresses, ReasoningField, Secret},
     transport::{Exchange, Transport, TransportError, headers},
@@ -109,6 +110,9 @@ impl OpenAi {
     pub(super) async fn try_once(&self, body: Body, earlier: &Conversation) -> Result<Reply, Trouble> {
         let (exchange, reply) = self.exchange(body, earlier).await.map_err(|e| self.broken(&e))?;
         let Exchange { status, headers, body } = &exchange;
+        if let Some((requests, tokens)) = self.limiter.hear(Told::by(headers)) {
+            tracing::info!(endpoint = %self.address(), requests, tokens, "the endpoint tells what it allows a minute: that is kept to");
+        }
         if !(200..300).contains(status) {
             return Err(self.judge(&exchange, *status, body));
         }

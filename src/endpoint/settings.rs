@@ -94,9 +94,35 @@ pub struct Replica {
     pub model: Option<String>,
     pub api_key_env: Option<String>,
     pub api_key_file: Option<PathBuf>,
-    /// Whole, so that what it does not name is at its default.
-    pub limits: Option<Limits>,
+    /// Those that differ.
+    #[serde(skip_serializing_if = "Differing::is_empty")]
+    pub limits: Differing,
     pub prices: Option<Prices>,
+}
+
+/// Limits by their names, of which the others are as the endpoint's own settings have them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Differing(Map<String, Value>);
+
+impl Differing {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn over(&self, common: Limits) -> Result<Limits, serde_json::Error> {
+        let mut all = serde_json::to_value(common)?;
+        all.as_object_mut().into_iter().for_each(|all| all.extend(self.0.clone()));
+        serde_json::from_value(all)
+    }
+}
+
+/// Refuses what are no limits.
+impl<'de> Deserialize<'de> for Differing {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let these = Differing(Map::deserialize(from)?);
+        these.over(Limits::default()).map_err(|e| D::Error::custom(format!("limits: {e}")))?;
+        Ok(these)
+    }
 }
 
 /// A number over 0; 1 where none is given.
@@ -311,7 +337,7 @@ impl Replica {
             model: self.model.clone().unwrap_or_else(|| common.model.clone()),
             api_key_env: self.api_key_env.clone().unwrap_or_else(|| common.api_key_env.clone()),
             api_key_file: if own_key { self.api_key_file.clone() } else { common.api_key_file.clone() },
-            limits: self.limits.unwrap_or(common.limits),
+            limits: self.limits.over(common.limits).unwrap_or(common.limits),
             prices: self.prices.unwrap_or(common.prices),
             ..common.clone()
         }
@@ -390,7 +416,7 @@ mod tests {
         let text = r#"
             model = "m"
             api_key_file = "common"
-            limits = { requests_per_minute = 60 }
+            limits = { requests_per_minute = 60, in_flight_max = 9 }
             replicas = [
                 { url = "http://a", weight = 2 },
                 { url = "http://b", model = "m-b", api_key_env = "B", limits = { requests_per_minute = 6 } },
@@ -398,16 +424,27 @@ mod tests {
         "#;
         let settings: Settings = toml::from_str(text).unwrap();
         let told = |(one, weight): (Settings, f64)| {
-            (one.url, weight, one.model, one.api_key_env, one.api_key_file.is_some(), one.limits.requests_per_minute)
+            (
+                one.url,
+                weight,
+                one.model,
+                one.api_key_env,
+                one.api_key_file.is_some(),
+                one.limits.requests_per_minute,
+                one.limits.in_flight_max,
+            )
         };
-        let a = ("http://a".to_owned(), 2.0, "m".to_owned(), KEY_ENV.to_owned(), true, 60);
-        let b = ("http://b".to_owned(), 1.0, "m-b".to_owned(), "B".to_owned(), false, 6);
+        let a = ("http://a".to_owned(), 2.0, "m".to_owned(), KEY_ENV.to_owned(), true, 60, 9);
+        let b = ("http://b".to_owned(), 1.0, "m-b".to_owned(), "B".to_owned(), false, 6, 9);
         assert_eq!(settings.each().into_iter().map(told).collect::<Vec<_>>(), [a, b]);
         let urls = |settings: Settings| settings.each().into_iter().map(|(one, _)| one.url).collect::<Vec<_>>();
         assert_eq!(urls(Settings { url: "http://c".into(), ..settings.clone() }), ["http://c", "http://a", "http://b"]);
         assert_eq!(urls(at("http://c")), ["http://c"]);
         let back: Settings = toml::from_str(&toml::to_string(&settings).unwrap()).unwrap();
         assert_eq!(back, settings);
+        for limits in ["{ rpm = 1 }", "{ requests_per_minute = -1 }", "{ in_flight_max = 'all' }", "7"] {
+            assert!(toml::from_str::<Settings>(&format!("replicas = [{{ url = 'http://a', limits = {limits} }}]")).is_err(), "{limits}");
+        }
         for weight in ["0", "-1", "nan"] {
             assert!(toml::from_str::<Settings>(&format!("replicas = [{{ url = 'http://a', weight = {weight} }}]")).is_err(), "{weight}");
         }

@@ -168,6 +168,7 @@ async fn fold(
         (sender, tokio::task::spawn_blocking(move || write(file, receiver, &notes)))
     });
     let mut told = HashSet::new();
+    let mut alone = false;
     while let Some(event) = events.recv().await {
         if let EventKind::Endpoints { endpoints } = &event.kind {
             for one in endpoints.iter().filter(|one| one.out) {
@@ -175,6 +176,13 @@ async fn fold(
                     notes.print(format!("sweroll: {} is out, the run goes on without it: {}", one.endpoint, one.trouble));
                 }
             }
+            let unshared = endpoints.iter().map(|one| &one.unshared).find(|why| !why.is_empty());
+            match unshared {
+                Some(why) if !alone => notes.print(format!("sweroll: {why}")),
+                None if alone => notes.print("sweroll: the endpoints' limits are shared with other processes again".to_owned()),
+                _ => {}
+            }
+            alone = unshared.is_some();
         }
         locked(&shared).apply(&event);
         if let Some((sender, _)) = &writer {

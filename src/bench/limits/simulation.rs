@@ -2,7 +2,7 @@
 //! same setup gives the same outcome.
 
 use crate::endpoint::{
-    limiter::{Bucket, Core, End, Limits, Start},
+    limiter::{Bucket, Core, End, Limits, Start, Told},
     pool::{self, Chosen, Health, Member, Pool},
     retry::{Policy, Spent, Step, Verdict},
     server::{
@@ -420,6 +420,10 @@ impl<'a> World<'a> {
             Answer::Failed => (End::Faulty, Health::Faulty, Some(Verdict::Faulty { retry_after: None })),
         };
         _ = self.gates[gate].core.finish(began, estimate, end, self.now);
+        if self.setup.door.hint == Hint::Full {
+            let [requests, tokens] = self.replicas[member].rate.allowances(self.now).map(|told| told.map(|told| told.limit));
+            self.gates[gate].core.hear(Told { requests, tokens });
+        }
         self.pools[process].ended(Chosen { member, probe: false }, health, began, self.now);
         let random = self.rng.unit();
         let after = if let Some(verdict) = verdict {

@@ -21,6 +21,15 @@ impl Bucket {
         Bucket { per_minute, paid_at: Duration::ZERO }
     }
 
+    pub fn per_minute(&self) -> u64 {
+        self.per_minute
+    }
+
+    /// From now on so much is earned.
+    pub fn earns(&mut self, per_minute: u64) {
+        self.per_minute = per_minute;
+    }
+
     /// Time in which `n` are earned; none at all without a limit.
     fn worth(&self, n: u64) -> Duration {
         match u128::from(self.per_minute) {

@@ -1,6 +1,6 @@
 //! The numbers behind the limits. Pure: the time is an argument, a duration since any fixed moment.
 
-use super::bucket::Bucket;
+use super::{bucket::Bucket, told::Told};
 use crate::endpoint::settings::seconds;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -9,10 +9,12 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// 0: none.
+    /// 0: as the endpoint tells it (`learn`), else none.
     pub requests_per_minute: u64,
-    /// Prompt and completion together; 0: none.
+    /// Prompt and completion together; 0: as the endpoint tells it (`learn`), else none.
     pub tokens_per_minute: u64,
+    /// Where no rate is set, keep to the one that replies tell (`x-ratelimit-limit-requests`, `-tokens`).
+    pub learn: bool,
     /// Requests in flight at the beginning. Doubled from one round of replies to the next until the endpoint is too busy.
     pub in_flight_start: u32,
     /// Requests in flight at most.
@@ -28,6 +30,7 @@ impl Default for Limits {
         Limits {
             requests_per_minute: 0,
             tokens_per_minute: 0,
+            learn: true,
             in_flight_start: 16,
             in_flight_max: 256,
             cool_down_s: 5.0,
@@ -140,6 +143,27 @@ impl Core {
             pressed: None,
             counts: Snapshot::default(),
         }
+    }
+
+    /// What a reply told. Whether another rate holds from now on.
+    pub fn hear(&mut self, told: Told) -> bool {
+        let mut changed = false;
+        let Limits { requests_per_minute, tokens_per_minute, learn, .. } = self.limits;
+        for (bucket, set, told) in
+            [(&mut self.requests, requests_per_minute, told.requests), (&mut self.tokens, tokens_per_minute, told.tokens)]
+        {
+            if let Some(told) = told.filter(|told| learn && set == 0 && bucket.per_minute() != *told) {
+                bucket.earns(told);
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// Requests and tokens a minute that hold now; 0: none.
+    #[must_use]
+    pub fn rates(&self) -> (u64, u64) {
+        (self.requests.per_minute(), self.tokens.per_minute())
     }
 
     pub fn try_start(&mut self, estimate: u64, now: Duration) -> Start {
@@ -384,6 +408,27 @@ mod tests {
             core.finish(began, 0, End::Done { tokens: 0 }, Duration::ZERO);
         }
         assert_eq!(limit(&core), 10);
+    }
+
+    #[test]
+    fn a_told_rate_is_kept_where_none_is_set() {
+        let told = |per_minute| Told { requests: Some(per_minute), tokens: None };
+        let s = Duration::from_secs;
+        let mut core = Core::new(Limits::default());
+        (0..9).for_each(|_| _ = go(&mut core, s(1)));
+        assert!(core.hear(told(60)) && !core.hear(told(60)));
+        assert_eq!(core.rates(), (60, 0));
+        go(&mut core, s(2));
+        assert_eq!(core.try_start(0, s(2)), Start::Until(s(3)), "one a second from now on");
+        assert!(core.hear(told(6000)));
+        assert_eq!(core.rates(), (6000, 0));
+
+        let mut set = Core::new(Limits { requests_per_minute: 30, ..Limits::default() });
+        assert!(!set.hear(told(6000)));
+        assert_eq!(set.rates(), (30, 0));
+        let mut deaf = Core::new(Limits { learn: false, ..Limits::default() });
+        assert!(!deaf.hear(told(1)));
+        (0..2).for_each(|_| _ = go(&mut deaf, s(1)));
     }
 
     #[derive(Debug, Clone)]

@@ -5,10 +5,12 @@
 pub(super) mod bucket;
 mod core;
 mod line;
+mod told;
 
 pub use self::{
     bucket::Bucket,
     core::{Core, End, Limits, Snapshot, Start},
+    told::Told,
 };
 
 use self::line::{Line, Place};
@@ -95,6 +97,18 @@ impl Limiter {
         let now = self.now();
         let state = self.state();
         state.core.wait(state.line.len(), estimate, now)
+    }
+
+    /// What a reply told of the limits. Requests and tokens a minute that hold now, where they are others than before.
+    pub fn hear(&self, told: Told) -> Option<(u64, u64)> {
+        let mut state = self.state();
+        state.core.hear(told).then(|| state.core.rates())
+    }
+
+    /// Why the limits are not shared as they should be; empty: they are, or nobody is to share them.
+    #[must_use]
+    pub fn unshared(&self) -> String {
+        self.ledger.as_ref().map(|ledger| ledger.trouble()).unwrap_or_default()
     }
 
     #[must_use]

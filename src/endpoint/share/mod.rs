@@ -23,6 +23,8 @@ pub trait Ledger: Send + Sync + fmt::Debug {
     fn settle(&self, estimate: u64, used: u64);
     /// The endpoint refused a request: none of those who share it starts before `pause` is over. Returns at once.
     fn pause(&self, pause: Duration);
+    /// Why this process keeps to its part of the limits for now; empty: it does not.
+    fn trouble(&self) -> String;
 }
 
 /// The ledger of one endpoint (of `Settings::each`); none where its limits are not shared. Talks to nobody yet.

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::{Instant, sleep_until, timeout},
 };
@@ -39,6 +39,7 @@ pub struct Redis {
     told: mpsc::UnboundedSender<Told>,
     /// Until the first request.
     clerk: Mutex<Option<Clerk>>,
+    trouble: watch::Receiver<String>,
 }
 
 #[derive(Debug)]
@@ -80,6 +81,7 @@ enum Link {
 #[derive(Debug)]
 struct Clerk {
     told: mpsc::UnboundedReceiver<Told>,
+    trouble: watch::Sender<String>,
     client: Client,
     /// Without a user or a password.
     shown: String,
@@ -131,8 +133,10 @@ impl Redis {
         let hash_tag = format!("{} {}", settings.name, address.trim().trim_end_matches('/'));
         let now = Instant::now();
         let (tell, told) = mpsc::unbounded_channel();
+        let (say, trouble) = watch::channel(String::new());
         let clerk = Clerk {
             told,
+            trouble: say,
             client,
             shown,
             // Braces keep the keys of one endpoint on one node of a cluster.
@@ -151,7 +155,7 @@ impl Redis {
             called: now,
             hope: now,
         };
-        Ok(Redis { told: tell, clerk: Mutex::new(Some(clerk)) })
+        Ok(Redis { told: tell, clerk: Mutex::new(Some(clerk)), trouble })
     }
 
     fn tell(&self, told: Told) {
@@ -195,6 +199,10 @@ impl Ledger for Redis {
 
     fn pause(&self, pause: Duration) {
         self.tell(Told::Pause(pause));
+    }
+
+    fn trouble(&self) -> String {
+        self.trouble.borrow().clone()
     }
 }
 
@@ -314,6 +322,7 @@ impl Clerk {
         };
         if std::mem::take(joins) && self.part.take().is_some() {
             self.ours = 0;
+            self.trouble.send_replace(String::new());
             tracing::warn!(redis = self.shown, processes, "Redis is back: limits are shared again");
         }
         self.processes = processes;
@@ -343,6 +352,7 @@ impl Clerk {
             return;
         }
         let processes = self.processes.max(self.least_processes).max(1);
+        self.trouble.send_replace(format!("Redis at {} is away ({why}): this process keeps to 1/{processes} of the limits", self.shown));
         tracing::warn!(redis = self.shown, why, "Redis is away: this process keeps to 1/{processes} of the limits until it is back");
         self.part = Some(Part::new(&self.limits, processes, self.began.elapsed()));
         if let Some(part) = &mut self.part {
