@@ -17,6 +17,8 @@ pub fn keep_memory(arenas: i32) {
         libc::mallopt(libc::M_ARENA_MAX, arenas);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 16 << 20);
         libc::mallopt(libc::M_MMAP_THRESHOLD, 4 << 20);
+        // Small chunks lie in each thread's own cache as it is; those beyond would be joined at every large one that goes.
+        libc::mallopt(libc::M_MXFAST, 0);
         libc::mallopt(libc::M_TOP_PAD, 1 << 20);
     }
     #[cfg(not(target_env = "gnu"))]

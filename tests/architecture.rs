@@ -235,3 +235,17 @@ fn only_the_engine_names_concrete_adapters() {
         }
     }
 }
+
+/// What a port offers by default, its decorator would answer in the backend's place.
+#[test]
+fn the_bounded_backend_hands_on_every_word_of_its_ports() {
+    let sandbox = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/sandbox");
+    let (ports, bounded) = (code(&sandbox.join("mod.rs")), code(&sandbox.join("bounded.rs")));
+    for port in ["pub trait Sandbox", "pub trait Provider"] {
+        let body = ports.split_once(port).unwrap().1.split_once("\n}").unwrap().0;
+        let words = body.lines().filter_map(|line| line.strip_prefix("    fn ")?.split(['(', '<']).next());
+        for word in words {
+            assert!(bounded.contains(&format!("inner.{word}(")), "src/sandbox/bounded.rs does not hand on {port}'s {word}");
+        }
+    }
+}

@@ -36,9 +36,8 @@ const REPLY: u64 = 480;
 const MAX_ROWS: u64 = 10_000;
 /// From one look at memory to the next.
 const SAMPLE: Duration = Duration::from_millis(250);
-/// Looks at memory from one count of open files to the next, which takes milliseconds where there are many; so with threads.
+/// Looks at memory from one count of open files to the next, which takes milliseconds where there are many.
 const FILES_EVERY: u64 = 8;
-const THREADS_EVERY: u64 = 4;
 /// How long the probe is measured alone, before the run.
 const ALONE: Duration = Duration::from_secs(1);
 /// Descriptors besides one a live episode, its connection.
@@ -107,8 +106,8 @@ pub struct Figures {
     pub live_max: u64,
     /// Live episodes where `rss_kib_per_episode` was taken.
     pub live: u64,
-    /// Resident, above what was resident before the run began and above all transcripts' bytes, by live episode: the worst look of
-    /// those with nine tenths of the most episodes live.
+    /// Resident, above what was resident before the run began and above all transcripts' bytes, by live episode, where the transcripts are
+    /// largest of the looks with nine tenths of the most episodes live. Later, what ended episodes free waits for the next ones.
     pub rss_kib_per_episode: f64,
     /// Of the transcripts of that look.
     pub transcript_kib_per_episode: f64,
@@ -205,9 +204,7 @@ fn sample(counts: &Counts, watch: &Watch, threads: &Threads, stop: &AtomicBool) 
         if number % FILES_EVERY == FILES_EVERY / 2 {
             files = files.max(machine::open_files());
         }
-        if number % THREADS_EVERY == 0 {
-            took = threads.look();
-        }
+        took = threads.look();
         thread::sleep(SAMPLE);
     }
     Sampled { looks, files, threads: took }
@@ -378,16 +375,16 @@ fn memory(looks: &[Look], idle: u64) -> Figures {
     let most = looks.iter().map(|look| look.live).max().unwrap_or_default();
     let full = looks.iter().filter(|look| look.live > 0 && look.live * 10 >= most * 9);
     let own = |look: &Look| look.resident.saturating_sub(idle).saturating_sub(look.transcripts) as f64 / 1024.0 / look.live as f64;
-    let worst = full.max_by(|a, b| own(a).total_cmp(&own(b)));
+    let fullest = full.max_by_key(|look| look.transcripts);
     let last = looks.last().map_or(0, |look| look.committed);
     let at = |committed: u64| {
         looks.iter().find(|look| look.committed >= committed).filter(|_| last >= 2 * WARM).map_or(0.0, |look| mib(look.resident))
     };
     Figures {
         live_max: most,
-        live: worst.map_or(0, |look| look.live),
-        rss_kib_per_episode: worst.map_or(0.0, own),
-        transcript_kib_per_episode: worst.map_or(0.0, |look| look.transcripts as f64 / 1024.0 / look.live as f64),
+        live: fullest.map_or(0, |look| look.live),
+        rss_kib_per_episode: fullest.map_or(0.0, own),
+        transcript_kib_per_episode: fullest.map_or(0.0, |look| look.transcripts as f64 / 1024.0 / look.live as f64),
         idle_mib: mib(idle),
         peak_mib: mib(looks.iter().map(|look| look.resident).max().unwrap_or_default()),
         warm_mib: at(WARM),
@@ -401,7 +398,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_of_the_worst_look_at_full_load() {
+    fn memory_is_of_the_fullest_look_at_full_load() {
         let look = |resident: u64, transcripts: u64, live, committed| Look {
             resident: resident << 20,
             transcripts: transcripts << 20,

@@ -1,7 +1,11 @@
 //! `sweroll bench files`: how long a run of many instances or many episodes takes to begin, to go on, and to be summed up. Each is
 //! a process of its own, as it is for a user.
 
-use super::{episodes::BENCH_VERSION, machine::Machine, rows};
+use super::{
+    episodes::BENCH_VERSION,
+    machine::{self, Machine},
+    rows,
+};
 use crate::{
     config::{Backend, Settings},
     domain::{Attempt, AttemptId, EpisodeId, ExitReason, InstanceId, Resolved, Verdict, event::Outcome, transcript::Usage},
@@ -57,6 +61,8 @@ pub struct Step {
     pub part: Part,
     /// Of the whole process.
     pub wall_s: f64,
+    /// Processor time of all its threads: where it is much less than `wall_s`, the process waited for others.
+    pub cpu_s: f64,
     pub peak_mib: f64,
 }
 
@@ -109,9 +115,10 @@ pub fn measure(dir: &Path, rows: u64, facts: u64, times: u32) -> Result<Report, 
             let wall_s = began.elapsed().as_secs_f64();
             let done = done.map_err(|e| broken(part.name(), e))?;
             let said = String::from_utf8_lossy(&done.stdout);
-            let peak = said.lines().last().and_then(|line| line.parse::<u64>().ok()).filter(|_| done.status.success());
-            let Some(peak) = peak else { return Err(broken(part.name(), String::from_utf8_lossy(&done.stderr))) };
-            let step = Step { part, wall_s, peak_mib: peak as f64 / 1024.0 };
+            let figures = said.lines().last().and_then(|line| line.split_once(' ')).filter(|_| done.status.success());
+            let figures = figures.and_then(|(kib, us)| Some((kib.parse::<u64>().ok()?, us.parse::<u64>().ok()?)));
+            let Some((peak, cpu_us)) = figures else { return Err(broken(part.name(), String::from_utf8_lossy(&done.stderr))) };
+            let step = Step { part, wall_s, cpu_s: cpu_us as f64 / 1e6, peak_mib: peak as f64 / 1024.0 };
             best = Some(best.filter(|best| best.wall_s <= step.wall_s).unwrap_or(step));
         }
         steps.extend(best);
@@ -119,11 +126,11 @@ pub fn measure(dir: &Path, rows: u64, facts: u64, times: u32) -> Result<Report, 
     Ok(Report { schema_version: BENCH_VERSION, machine: Machine::look(), rows, facts, steps })
 }
 
-/// One part, within this process. Returns the most that was resident, KiB.
+/// One part, within this process. Returns the most that was resident, KiB, and the processor time so far, µs.
 ///
 /// # Errors
 /// Where the files are not there or damaged.
-pub fn part(part: Part, dir: &Path) -> Result<u64, FilesError> {
+pub fn part(part: Part, dir: &Path) -> Result<(u64, u128), FilesError> {
     let open = |run: &Path, instances: &Path, samples| {
         let opened = engine::open(run, &settings(instances, samples), || Ok(())).map_err(|e| broken(part.name(), e))?;
         let outstanding = opened.0.store.with_state(|state| state.episodes().filter(|(_, e)| e.outstanding()).count());
@@ -141,7 +148,8 @@ pub fn part(part: Part, dir: &Path) -> Result<u64, FilesError> {
     }
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse().ok());
-    peak.ok_or_else(|| broken(part.name(), "the kernel does not tell the peak of memory"))
+    let peak = peak.ok_or_else(|| broken(part.name(), "the kernel does not tell the peak of memory"))?;
+    Ok((peak, machine::cpu_time().as_micros()))
 }
 
 /// A run whose journal has so many facts, half of them commits. Its shard is as long as they say, and empty.

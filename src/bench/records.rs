@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn an_attempt_is_as_long_as_wanted_and_the_same_again() {
-        let id: AttemptId = AttemptId { episode: "bench_1#0".parse().unwrap(), attempt: crate::domain::Attempt::FIRST };
+        let id: AttemptId = AttemptId { episode: "bench_1@0".parse().unwrap(), attempt: crate::domain::Attempt::FIRST };
         let record = |number| serde_json::to_string(&trajectory(entries(&id, number, 100_000)).unwrap()).unwrap();
         let one = record(1);
         assert!((95_000..160_000).contains(&one.len()), "{}", one.len());

@@ -201,8 +201,14 @@ impl Transport {
         if told > self.max_bytes {
             return Err(TransportError::Large(self.max_bytes));
         }
-        let mut body = BytesMut::with_capacity(told.min(PIECE));
+        let mut body = BytesMut::new();
         while let Some(piece) = self.within(deadline, response.chunk()).await? {
+            if body.is_empty() {
+                if piece.len() == told && told <= self.max_bytes {
+                    return Ok(piece);
+                }
+                body.reserve(told.min(PIECE));
+            }
             if body.len() + piece.len() > self.max_bytes {
                 return Err(TransportError::Large(self.max_bytes));
             }

@@ -67,7 +67,7 @@ impl Engine {
     pub async fn todo(&self, only: Option<Vec<EpisodeId>>) -> Result<Vec<Todo>, Failure> {
         let mut ended: BTreeMap<EpisodeId, AttemptId> = BTreeMap::new();
         for id in self.store.spooled().map_err(|e| e.failure())? {
-            let transcript = Transcript::replay(self.store.recover(&id).map_err(|e| e.failure())?);
+            let transcript = Transcript::replay(self.store.recover(&id).await.map_err(|e| e.failure())?);
             let Some(transcript) = transcript else {
                 self.store.discard_spool(&id).map_err(|e| e.failure())?;
                 continue;
@@ -256,7 +256,7 @@ impl Engine {
             transcript: match transcript {
                 Some(transcript) => transcript,
                 None => {
-                    let entries = self.store.recover(id).map_err(|e| e.failure())?;
+                    let entries = self.store.recover(id).await.map_err(|e| e.failure())?;
                     Transcript::replay(entries).unwrap_or_else(|| Transcript::new(&self.head(id)))
                 }
             },

@@ -352,7 +352,8 @@ impl Keeper {
         self.log.write(&self.images[image as usize].name, Some(0));
         let (provider, name) = (Arc::clone(&self.provider), self.images[image as usize].name.clone());
         self.tasks.spawn(async move {
-            let fetched = match provider.fetch(&name).await {
+            let bug = |_| Err(Failure::new(Kind::Panic, format!("a bug of sweroll: fetching image {name} panicked")).into());
+            let fetched = match AssertUnwindSafe(provider.fetch(&name)).catch_unwind().await.unwrap_or_else(bug) {
                 Ok(fetched) => Input::Fetched { image, bytes: fetched.bytes, pulled: fetched.pulled },
                 Err(FetchError::Busy { retry_after, failure }) => {
                     tracing::warn!(image = name, %failure, "the registry wants fewer requests; all pulls pause");
@@ -368,7 +369,8 @@ impl Keeper {
         let (provider, name) = (Arc::clone(&self.provider), self.images[image as usize].name.clone());
         self.bases.forget(&name);
         self.tasks.spawn(async move {
-            let gone = provider.evict(&name).await.unwrap_or_else(|failure| {
+            let bug = |_| Err(Failure::new(Kind::Panic, "a bug of sweroll: removing it panicked"));
+            let gone = AssertUnwindSafe(provider.evict(&name)).catch_unwind().await.unwrap_or_else(bug).unwrap_or_else(|failure| {
                 tracing::warn!(image = name, %failure, "an image stays");
                 false
             });
@@ -544,6 +546,7 @@ mod tests {
         fn fetch<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<Fetched, FetchError>> {
             Box::pin(async move {
                 tokio::time::sleep(Duration::from_millis(5)).await;
+                assert_ne!(image, "bug", "a fixture of the test");
                 if image == "never" {
                     return Err(FetchError::Failed(Failure::new(Kind::ImageMissing, "there is none")));
                 }
@@ -596,7 +599,7 @@ mod tests {
     async fn each_image_comes_once_and_goes_when_its_episodes_are_done() {
         let temp = tempfile::tempdir().unwrap();
         let log = temp.path().join("images.jsonl");
-        let names = ["a", "b", "never", "c", "d", "e", "f"];
+        let names = ["a", "b", "never", "bug", "c", "d", "e", "f"];
         let fake = Arc::new(Fake::default());
         let plan = plan(&fake, &names, &log).await;
         assert!(plan.gated);
@@ -615,6 +618,8 @@ mod tests {
             let leased = images.lease(&id, true).await;
             if instance.as_str() == "i-never" {
                 assert_eq!(leased.unwrap_err().kind, Kind::ImageMissing);
+            } else if instance.as_str() == "i-bug" {
+                assert_eq!(leased.unwrap_err().kind, Kind::Panic);
             } else {
                 leased.unwrap();
                 assert!(fake.there.lock().unwrap().contains(instance.as_str().trim_start_matches("i-")), "{instance}");

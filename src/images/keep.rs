@@ -268,7 +268,7 @@ impl Store {
         Ok(wanted)
     }
 
-    fn entries(&self, dir: &Path) -> Result<Vec<std::path::PathBuf>, ImageError> {
+    pub(super) fn entries(&self, dir: &Path) -> Result<Vec<std::path::PathBuf>, ImageError> {
         let read = || -> io::Result<Vec<_>> { fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect() };
         match read() {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),

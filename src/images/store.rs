@@ -9,7 +9,7 @@ use super::{Ids, Image, ImageError, Settings, digest};
 use crate::domain::Kind;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
@@ -94,16 +94,12 @@ impl Store {
     /// # Errors
     /// Where the store cannot be read.
     pub fn present<'a>(&self, wanted: &[&'a str]) -> Result<HashMap<&'a str, Named>, ImageError> {
-        let (names, mut layers, mut there) = (self.names()?, HashMap::new(), HashMap::new());
-        for wanted in wanted {
-            let Some(named) = named(&names, wanted) else { continue };
-            let Some(kept) = self.read::<Kept>(&self.image_path(&named.id))? else { continue };
-            let mut is_there = |layer: String| *layers.entry(layer).or_insert_with_key(|layer| self.layers().join(layer).is_dir());
-            if kept.diff_ids.iter().all(|id| is_there(layer_name(id))) {
-                there.insert(*wanted, named);
-            }
-        }
-        Ok(there)
+        // An image's file is there for no longer than its layers.
+        let files = self.entries(&self.images())?;
+        let ids: HashSet<&str> = files.iter().filter_map(|path| path.file_stem()?.to_str()).collect();
+        let names = self.names()?;
+        let there = wanted.iter().filter_map(|name| Some((*name, named(&names, name)?)));
+        Ok(there.filter(|(_, named)| digest::digits(&named.id).is_some_and(|id| ids.contains(id))).collect())
     }
 
     /// A directory for what is on its way, swept once this process is dead.

@@ -8,6 +8,7 @@ use crate::toolbox::client::Toolbox;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -110,6 +111,10 @@ impl Provider for Bounded {
 
     fn disk(&self) -> BoxFuture<'_, Option<Disk>> {
         self.patience.or_default(self.inner.disk()).boxed()
+    }
+
+    fn images_at(&self) -> Option<PathBuf> {
+        self.inner.images_at()
     }
 
     fn start<'a>(&'a self, spec: &'a Spec) -> BoxFuture<'a, Result<Box<dyn Sandbox>, Failure>> {

@@ -127,8 +127,16 @@ impl AppendFile {
 
     /// Forgets everything from `len` on, durably.
     pub fn cut(&mut self, len: u64) -> Result<(), StoreError> {
+        self.renew(len, len)
+    }
+
+    /// As [`Self::cut`], and writes what is before `len` once more from `synced` on: a failed sync may leave it unwritten, and the
+    /// next one would not say so.
+    pub fn renew(&mut self, synced: u64, len: u64) -> Result<(), StoreError> {
         let fail = |e: io::Error| StoreError::io("cut back", &self.path, &e);
         self.file.set_len(len).map_err(fail)?;
+        let mut unsure = vec![0; (len - synced) as usize];
+        self.file.read_exact_at(&mut unsure, synced).and_then(|()| self.file.write_all_at(&unsure, synced)).map_err(fail)?;
         self.file.sync_data().map_err(fail)?;
         self.len = len;
         self.ragged = false;

@@ -109,7 +109,6 @@ const SPOOL_QUEUE: usize = 1024;
 pub struct Store {
     dir: RunDir,
     settings: Settings,
-    disk: Disk,
     instances: Arc<Instances>,
     state: Arc<Mutex<State>>,
     jobs: Option<mpsc::Sender<Job>>,
@@ -157,7 +156,7 @@ impl Store {
         }
         let is_live = |(stream, number): &(Stream, u32)| live.get(stream).is_some_and(|shard| shard.number == *number);
         let sealed = manifest::digests(&layout, &run, &state, |key| !is_live(key))?;
-        redo::replay(&layout, |id| state.is_committed(id), settings.max_record_bytes, settings.spool_syncs)?;
+        redo::replay(&layout, &disk, settings.spool_syncs, |id| state.is_committed(id))?;
         for id in spool::list(&layout, &redo::Index::default())? {
             let path = spool::path(&layout, &id);
             if state.is_committed(&id) || fs::metadata(&path).is_ok_and(|meta| meta.len() == 0) {
@@ -192,6 +191,7 @@ impl Store {
             log_bytes: settings.spool_log_bytes,
             rest: Duration::from_millis(settings.spool_sync_ms),
             syncs: settings.spool_syncs.max(1),
+            max_entry_bytes: settings.max_record_bytes,
             log: None,
             full: VecDeque::new(),
             number: 0,
@@ -202,7 +202,7 @@ impl Store {
         let spooler = spawned.map_err(failed)?;
         let spawned = std::thread::Builder::new().name("store".into()).spawn(move || writer.run(waiting));
         let thread = spawned.map_err(failed)?;
-        Ok(Store { dir, settings, disk, instances, state, jobs: Some(jobs), thread: Some(thread), spools, spooler: Some(spooler) })
+        Ok(Store { dir, settings, instances, state, jobs: Some(jobs), thread: Some(thread), spools, spooler: Some(spooler) })
     }
 
     /// Writes the record and its outcome. Once it returns, they survive a crash and the attempt's spool is gone. After an error
@@ -300,29 +300,25 @@ impl Store {
         SpoolWriter::new(id.clone(), self.spools.clone(), self.settings.max_record_bytes)
     }
 
-    /// Attempts that have a spool and are not committed: right after opening, those that a crash interrupted.
+    /// Attempts that a crash interrupted, right after opening: those that have a spool and are not committed.
     ///
     /// # Errors
     /// Where the spool cannot be read.
     pub fn spooled(&self) -> Result<Vec<AttemptId>, StoreError> {
-        let index = self.spool_index()?;
-        let ids = spool::list(self.dir.layout(), &index)?;
+        let ids = spool::list(self.dir.layout(), &redo::Index::default())?;
         Ok(self.with_state(|state| ids.into_iter().filter(|id| !state.is_committed(id)).collect()))
     }
 
-    /// The entries of an interrupted attempt; [`crate::domain::Transcript::replay`] makes its transcript of them. Empty where the
-    /// crash came before the first entry was whole: [`Self::discard_spool`] then. Of a damaged spool, those before the damage; the
-    /// whole is kept beside it.
+    /// The entries of an attempt that is not at work any more; [`crate::domain::Transcript::replay`] makes its transcript of them. Empty
+    /// where it has none, as where a crash came before the first was whole: [`Self::discard_spool`] then. Of a damaged spool, those
+    /// before the damage; the whole is kept beside it.
     ///
     /// # Errors
     /// Where the spool cannot be read.
-    pub fn recover(&self, id: &AttemptId) -> Result<Vec<Entry>, StoreError> {
-        spool::recover(self.dir.layout(), &self.spool_index()?, id, &self.disk, self.settings.max_record_bytes)
-    }
-
-    /// Of what only the logs have yet: nothing right after opening.
-    fn spool_index(&self) -> Result<redo::Index, StoreError> {
-        redo::Index::read(self.dir.layout(), self.settings.max_record_bytes).map(|(index, _)| index)
+    pub async fn recover(&self, id: &AttemptId) -> Result<Vec<Entry>, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.spools.send(spooler::Job::Recover(id.clone(), answer)).await.map_err(|_| StoreError::Closed)?;
+        answered.await.map_err(|_| StoreError::Closed)?
     }
 
     /// Removes a spool that holds nothing worth a record.

@@ -48,14 +48,23 @@ pub fn write(log: &mut Vec<u8>, id: &AttemptId, offset: u64, entry: &[u8]) -> us
 }
 
 /// The next whole record, and how long its head is; none at the end, or where a crash tore it.
-fn read(log: &mut impl BufRead, max_entry_bytes: u64) -> io::Result<Option<(Head, usize)>> {
+fn read(log: &mut impl BufRead) -> io::Result<Option<(Head, usize)>> {
     let mut line = Vec::new();
     log.by_ref().take(MAX_HEAD_BYTES).read_until(b'\n', &mut line)?;
-    let head = serde_json::from_slice::<Head>(&line).ok().filter(|head| head.bytes <= max_entry_bytes);
-    let Some(head) = head else { return Ok(None) };
-    let mut entry = Vec::new();
-    log.by_ref().take(head.bytes).read_to_end(&mut entry)?;
-    Ok((entry.len() as u64 == head.bytes && sip(&entry) == head.sip).then_some((head, line.len())))
+    let Ok(head) = serde_json::from_slice::<Head>(&line) else { return Ok(None) };
+    // In pieces: a head that a crash tore may claim any length.
+    let (mut hasher, mut left) = (SipHasher13::new(), head.bytes);
+    while left > 0 {
+        let piece = log.fill_buf()?;
+        let taken = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        if taken == 0 {
+            return Ok(None);
+        }
+        hasher.write(&piece[..taken]);
+        log.consume(taken);
+        left -= taken as u64;
+    }
+    Ok((hasher.finish() == head.sip).then_some((head, line.len())))
 }
 
 /// The path of the log of this number.
@@ -95,7 +104,7 @@ impl Index {
     ///
     /// # Errors
     /// Where a log cannot be read.
-    pub fn read(layout: &Layout, max_entry_bytes: u64) -> Result<(Self, BTreeSet<u64>), StoreError> {
+    pub fn read(layout: &Layout) -> Result<(Self, BTreeSet<u64>), StoreError> {
         let (mut index, numbers) = (Index::default(), list(layout)?);
         for &number in &numbers {
             let path = path(layout, number);
@@ -105,7 +114,7 @@ impl Index {
                 opened => opened.map_err(|e| StoreError::io("read", &path, &e))?,
             };
             let (mut log, mut at) = (BufReader::with_capacity(1 << 20, file), 0);
-            while let Some((head, skipped)) = read(&mut log, max_entry_bytes).map_err(|e| StoreError::io("read", &path, &e))? {
+            while let Some((head, skipped)) = read(&mut log).map_err(|e| StoreError::io("read", &path, &e))? {
                 at += skipped as u64;
                 index.add(&head.id, number, at, head.offset, head.bytes);
                 at += head.bytes;
@@ -121,6 +130,21 @@ impl Index {
             Some(pieces) => pieces.push(piece),
             None => drop(self.0.insert(id.clone(), vec![piece])),
         }
+    }
+
+    /// Of one attempt in all of these, in their order.
+    pub fn joined<'a>(id: &AttemptId, all: impl Iterator<Item = &'a Index>) -> Self {
+        Index(BTreeMap::from([(id.clone(), all.filter_map(|index| index.0.get(id)).flatten().copied().collect())]))
+    }
+
+    #[must_use]
+    pub fn has(&self, id: &AttemptId) -> bool {
+        self.0.contains_key(id)
+    }
+
+    /// Forgets the attempts that are `done`.
+    pub fn forget(&mut self, done: impl Fn(&AttemptId) -> bool) {
+        self.0.retain(|id, _| !done(id));
     }
 
     pub fn attempts(&self) -> impl Iterator<Item = &AttemptId> {
@@ -151,7 +175,7 @@ impl Index {
     ///
     /// # Errors
     /// Where a file cannot be read or written.
-    pub fn spill(&self, layout: &Layout, at_once: usize, done: impl Fn(&AttemptId) -> bool + Sync) -> Result<(), StoreError> {
+    pub fn spill(&self, layout: &Layout, disk: &Disk, at_once: usize, done: impl Fn(&AttemptId) -> bool + Sync) -> Result<(), StoreError> {
         let attempts: Vec<(&AttemptId, &Vec<Piece>)> = self.0.iter().filter(|(id, _)| !done(id)).collect();
         if attempts.is_empty() {
             return Ok(());
@@ -160,7 +184,7 @@ impl Index {
         thread::scope(|scope| {
             let some = |attempts: &[(&AttemptId, &Vec<Piece>)]| {
                 let mut logs = Logs::new(layout);
-                attempts.iter().try_for_each(|(id, pieces)| spill_one(layout, &mut logs, id, pieces, done))
+                attempts.iter().try_for_each(|(id, pieces)| spill_one(layout, disk, &mut logs, id, pieces, done))
             };
             let threads: Vec<_> = attempts.chunks(share).map(|attempts| scope.spawn(move || some(attempts))).collect();
             threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| StoreError::Closed)?)
@@ -171,6 +195,7 @@ impl Index {
 
 fn spill_one(
     layout: &Layout,
+    disk: &Disk,
     logs: &mut Logs<'_>,
     id: &AttemptId,
     pieces: &[Piece],
@@ -179,7 +204,7 @@ fn spill_one(
     let path = spool::path(layout, id);
     let file = OwnFile::open(&path)?;
     for piece in pieces {
-        file.patch(&Disk::default(), piece.offset, &logs.entry(piece)?)?;
+        file.patch(disk, piece.offset, &logs.entry(piece)?)?;
     }
     file.sync()?;
     // Committed meanwhile: what removes its file may have been here before.
@@ -214,9 +239,9 @@ impl<'a> Logs<'a> {
 ///
 /// # Errors
 /// Where a file cannot be read or written; the logs stay.
-pub fn replay(layout: &Layout, done: impl Fn(&AttemptId) -> bool + Sync, max_entry_bytes: u64, at_once: usize) -> Result<(), StoreError> {
-    let (index, numbers) = Index::read(layout, max_entry_bytes)?;
-    index.spill(layout, at_once, done)?;
+pub fn replay(layout: &Layout, disk: &Disk, at_once: usize, done: impl Fn(&AttemptId) -> bool + Sync) -> Result<(), StoreError> {
+    let (index, numbers) = Index::read(layout)?;
+    index.spill(layout, disk, at_once, done)?;
     numbers.iter().try_for_each(|number| files::remove_if_there(&path(layout, *number)))
 }
 
@@ -234,7 +259,7 @@ mod tests {
             assert_eq!(&log[at..], entry);
             ends.push(log.len());
         }
-        let read_all = |mut log: &[u8]| std::iter::from_fn(|| read(&mut log, 100).unwrap()).count();
+        let read_all = |mut log: &[u8]| std::iter::from_fn(|| read(&mut log).unwrap()).count();
         for cut in 0..=log.len() {
             let whole = ends[1..].iter().filter(|end| **end <= cut).count();
             // The line end of a head with nothing behind it may be torn.

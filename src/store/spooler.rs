@@ -1,4 +1,4 @@
-//! The one thread that writes the spool. It takes all entries that wait, puts them into the redo log at once, syncs that where one
+//! The one thread that has the spool. It takes all entries that wait, puts them into the redo log at once, syncs that where one
 //! of them was paid for, and then answers each.
 
 use super::{
@@ -9,7 +9,7 @@ use super::{
     spool,
     state::State,
 };
-use crate::domain::AttemptId;
+use crate::domain::{AttemptId, Entry};
 use std::{
     collections::VecDeque,
     fs,
@@ -22,8 +22,12 @@ use tokio::sync::{mpsc, oneshot};
 /// What the thread is asked for.
 pub(super) enum Job {
     Append(Append),
+    /// The entries of an attempt that is not at work.
+    Recover(AttemptId, Answer<Vec<Entry>>),
     Close,
 }
+
+pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// One entry for one attempt's file.
 pub(super) struct Append {
@@ -33,7 +37,7 @@ pub(super) struct Append {
     pub line: Vec<u8>,
     /// It was paid for: the answer waits until it is durable. Others become so with the next that is.
     pub paid: bool,
-    pub answer: oneshot::Sender<Result<(), StoreError>>,
+    pub answer: Answer<()>,
 }
 
 pub(super) struct Spooler {
@@ -46,18 +50,22 @@ pub(super) struct Spooler {
     pub rest: Duration,
     /// Files that are written at the same time when a log is given up.
     pub syncs: usize,
+    pub max_entry_bytes: u64,
     pub log: Option<Log>,
     /// Full ones, oldest first.
     pub full: VecDeque<Log>,
     /// Of the next log.
     pub number: u64,
-    pub retiring: Option<JoinHandle<()>>,
+    /// Logs that are being given up, and how many of them were, in the end.
+    pub retiring: Option<(Arc<VecDeque<Log>>, JoinHandle<usize>)>,
 }
 
 pub(super) struct Log {
     number: u64,
     file: AppendFile,
     good: u64,
+    /// Bytes that are durable; those of observations up to `good` may not be.
+    synced: u64,
     index: redo::Index,
 }
 
@@ -73,13 +81,16 @@ impl Spooler {
         let (mut closing, mut due) = (false, Instant::now());
         while !closing {
             let Some(first) = jobs.blocking_recv() else { break };
-            // At once after a quiet while; under load one sync serves all that come in the meantime.
-            thread::sleep(due.saturating_duration_since(Instant::now()));
-            due = Instant::now() + self.rest;
-            let (mut waiting, mut bytes, mut next) = (Vec::new(), 0, Some(first));
+            if matches!(first, Job::Append(_)) {
+                // At once after a quiet while; under load one sync serves all that come in the meantime.
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+                due = Instant::now() + self.rest;
+            }
+            let (mut waiting, mut asked, mut bytes, mut next) = (Vec::new(), Vec::new(), 0, Some(first));
             while let Some(job) = next {
                 match job {
                     Job::Close => closing = true,
+                    Job::Recover(id, answer) => asked.push((id, answer)),
                     Job::Append(append) => {
                         bytes += append.line.len();
                         waiting.push(append);
@@ -89,14 +100,22 @@ impl Spooler {
                 next = if room { jobs.try_recv().ok() } else { None };
             }
             self.round(waiting);
-        }
-        if let Some(retiring) = self.retiring.take() {
-            let _ = retiring.join();
+            for (id, answer) in asked {
+                let _ = answer.send(self.recover(&id));
+            }
         }
         self.full.extend(self.log.take());
-        for log in self.full.drain(..) {
-            log.retire(&self.layout, &self.state, self.syncs);
+        self.settle_retiring();
+        let logs = Arc::new(std::mem::take(&mut self.full));
+        self.retire(logs)();
+    }
+
+    fn recover(&mut self, id: &AttemptId) -> Result<Vec<Entry>, StoreError> {
+        if self.retiring.as_ref().is_some_and(|(logs, _)| logs.iter().any(|log| log.index.has(id))) {
+            self.settle_retiring();
         }
+        let index = redo::Index::joined(id, self.full.iter().chain(&self.log).map(|log| &log.index));
+        spool::recover(&self.layout, &index, id, &self.disk, self.max_entry_bytes)
     }
 
     fn round(&mut self, mut appends: Vec<Append>) {
@@ -109,7 +128,8 @@ impl Spooler {
         for append in appends {
             let _ = append.answer.send(written.clone());
         }
-        if self.log.as_ref().is_some_and(|log| log.good >= self.log_bytes.div_ceil(LOGS)) {
+        // What lies in the next log must not be durable before what came before it.
+        if self.log.as_ref().is_some_and(|log| log.good >= self.log_bytes.div_ceil(LOGS) && log.synced == log.good) {
             self.rotate();
         }
     }
@@ -119,7 +139,7 @@ impl Spooler {
             Some(log) => log,
             None => {
                 let file = AppendFile::open(&redo::path(&self.layout, self.number), &self.disk)?;
-                let log = Log { number: self.number, good: file.len(), file, index: redo::Index::default() };
+                let log = Log { number: self.number, good: file.len(), synced: file.len(), file, index: redo::Index::default() };
                 self.number += 1;
                 self.log.insert(log)
             }
@@ -130,14 +150,38 @@ impl Spooler {
     /// The next entries go to another log, while the oldest is given up beside them.
     fn rotate(&mut self) {
         self.full.extend(self.log.take());
-        if (self.full.len() as u64) < LOGS {
-            return;
+        self.settle_retiring();
+        {
+            let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            self.full.iter_mut().for_each(|log| log.index.forget(|id| state.is_committed(id)));
         }
-        if let Some(earlier) = self.retiring.take() {
-            let _ = earlier.join();
+        let over = (self.full.len() + 1).saturating_sub(LOGS as usize);
+        if over > 0 {
+            let logs = Arc::new(self.full.drain(..over).collect());
+            let thread = thread::spawn(self.retire(Arc::clone(&logs)));
+            self.retiring = Some((logs, thread));
         }
-        let (layout, state, syncs) = (self.layout.clone(), Arc::clone(&self.state), self.syncs);
-        self.retiring = self.full.pop_front().map(|log| thread::spawn(move || log.retire(&layout, &state, syncs)));
+    }
+
+    /// What could not be given up is tried again with the next.
+    fn settle_retiring(&mut self) {
+        if let Some((logs, thread)) = self.retiring.take() {
+            let gone = thread.join().unwrap_or(0);
+            let left = Arc::into_inner(logs).into_iter().flatten().skip(gone);
+            self.full = left.chain(std::mem::take(&mut self.full)).collect();
+        }
+    }
+
+    /// Gives up the logs, oldest first, up to one with which that fails; returns how many.
+    fn retire(&self, logs: Arc<VecDeque<Log>>) -> impl FnOnce() -> usize + Send + 'static {
+        let (layout, disk, state, syncs) = (self.layout.clone(), self.disk.clone(), Arc::clone(&self.state), self.syncs);
+        let done = move |id: &AttemptId| state.lock().unwrap_or_else(PoisonError::into_inner).is_committed(id);
+        let give_up = move |log: &Log| {
+            log.index.spill(&layout, &disk, syncs, &done)?;
+            files::remove_if_there(&redo::path(&layout, log.number))
+        };
+        let warn = |e: &StoreError| tracing::warn!("logs of the spool stay for now: {e}");
+        move || logs.iter().take_while(|log| give_up(log).inspect_err(warn).is_ok()).count()
     }
 }
 
@@ -147,27 +191,25 @@ impl Log {
         let places: Vec<u64> =
             appends.iter().map(|append| redo::write(&mut records, &append.id, append.offset, &append.line) as u64).collect();
         if self.file.is_ragged(self.good) {
-            self.file.cut(self.good)?;
+            self.renew()?;
         }
         let sync = appends.iter().any(|append| append.paid);
         if let Err(e) = self.file.append(&records).and_then(|_| if sync { self.file.sync() } else { Ok(()) }) {
             // Where this fails too, the next append tries it again.
-            let _ = self.file.cut(self.good);
+            let _ = self.renew();
             return Err(e);
         }
         for (append, at) in appends.iter().zip(places) {
             self.index.add(&append.id, self.number, self.good + at, append.offset, append.line.len() as u64);
         }
         self.good = self.file.len();
+        self.synced = if sync { self.good } else { self.synced };
         Ok(())
     }
 
-    /// Where it fails the log stays, and the next opening of the run goes by it.
-    fn retire(self, layout: &Layout, state: &Mutex<State>, syncs: usize) {
-        let done = |id: &AttemptId| state.lock().unwrap_or_else(PoisonError::into_inner).is_committed(id);
-        let spilled = self.index.spill(layout, syncs, done);
-        if let Err(e) = spilled.and_then(|()| files::remove_if_there(&redo::path(layout, self.number))) {
-            tracing::warn!("a log of the spool stays until the run is opened again: {e}");
-        }
+    fn renew(&mut self) -> Result<(), StoreError> {
+        self.file.renew(self.synced, self.good)?;
+        self.synced = self.good;
+        Ok(())
     }
 }

@@ -34,7 +34,7 @@ impl<'a> Output<'a> {
     pub fn shape(self, max: usize, ansi: Ansi) -> (String, bool) {
         let Output { head, tail, dropped } = self.trim(max.saturating_mul(4).max(64));
         if dropped == 0 {
-            let whole = clean(&[head, tail].concat(), ansi);
+            let whole = if tail.is_empty() { clean(head, ansi) } else { clean(&[head, tail].concat(), ansi) };
             if whole.len() <= max {
                 return (whole, false);
             }

@@ -64,7 +64,10 @@ impl Place {
         command.arg("--events").arg(self.temp.path().join("events"));
         command.args(["--sandbox", if self.backend == Backend::Docker { "docker" } else { "native" }]);
         let store = format!("images.dir='{}'", self.store().display());
-        for setting in ["seal.at_end=false", &store, "sandbox.docker.pull.backoff_s=0", "images.pull.backoff_s=0"].iter().chain(settings) {
+        let quick = ["seal.at_end=false", &store, "sandbox.docker.pull.backoff_s=0", "images.pull.backoff_s=0"];
+        // Whatever this machine's disk has free.
+        let roomy = ["scheduler.images.disk_high=0", "scheduler.images.disk_low=0", "scheduler.images.expected_bytes=1_000_000"];
+        for setting in quick.iter().chain(&roomy).chain(settings) {
             command.args(["--set", setting]);
         }
         command

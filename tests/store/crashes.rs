@@ -18,7 +18,6 @@ fn an_interrupted_attempt_comes_back_from_its_spool() {
         }
         store.commit(&trajectory(&done, 3), resolved(), Stream::Trajectories).await.unwrap();
     });
-    assert_eq!(store.spooled().unwrap(), std::slice::from_ref(&cut));
     drop(store);
     let path = dir.path().join("spool").join(cut.to_string());
     let whole = fs::read(&path).unwrap();
@@ -32,15 +31,15 @@ fn an_interrupted_attempt_comes_back_from_its_spool() {
     for end in 0..whole.len() {
         fs::write(&path, &whole[..end]).unwrap();
         let kept = whole[..end].iter().filter(|b| **b == b'\n').count();
-        assert_eq!(store.recover(&cut).unwrap(), all[..kept], "cut at {end}");
+        assert_eq!(recovered(&store, &cut), all[..kept], "cut at {end}");
     }
     let mut holes = whole.clone();
     let last = holes.len() - 20;
     holes[last..].fill(0);
     fs::write(&path, &holes).unwrap();
-    assert_eq!(store.recover(&cut).unwrap(), all[..all.len() - 1]);
+    assert_eq!(recovered(&store, &cut), all[..all.len() - 1]);
     fs::write(&path, &whole[..whole.len() - 5]).unwrap();
-    let transcript = Transcript::replay(store.recover(&cut).unwrap()).unwrap();
+    let transcript = Transcript::replay(recovered(&store, &cut)).unwrap();
     assert_eq!((transcript.usage.prompt_tokens, transcript.cost_usd), (30, 0.75));
     let facts = Facts { repo: "o/n", base_commit: "", image: "x:1", url: "", dataset_digest: "d" };
     let interrupted = Some(Failure::new(Kind::Interrupted, "the engine died"));
@@ -66,7 +65,7 @@ fn a_damaged_spool_gives_what_comes_before_the_damage_and_is_kept() {
         fs::write(&path, lines.concat()).unwrap();
         // The second time, too: the prefix is a whole spool then.
         for _ in 0..2 {
-            assert_eq!(store.recover(&id).unwrap(), all[..damaged]);
+            assert_eq!(recovered(&store, &id), all[..damaged]);
         }
         let aside = |number| dir.path().join("spool").join(format!("a@0.1.damaged-{number}"));
         assert_eq!(fs::read_to_string(aside(number)).unwrap(), lines.concat());
@@ -301,7 +300,7 @@ fn a_killed_process_leaves_a_run_that_goes_on() {
         before = now;
         for id in store.spooled().unwrap() {
             assert!(!before.contains(&id));
-            match Transcript::replay(store.recover(&id).unwrap()) {
+            match Transcript::replay(recovered(&store, &id)) {
                 Some(transcript) => {
                     let facts = Facts { repo: "", base_commit: "", image: "", url: "", dataset_digest: "" };
                     let partial = Trajectory::new(transcript, None, Some(Failure::new(Kind::Interrupted, "")), facts);
@@ -334,8 +333,7 @@ fn entries_that_were_not_on_the_disk_yet_come_back_from_the_redo_log() {
         store.commit(&trajectory(&done, 3), resolved(), Stream::Trajectories).await.unwrap();
     });
     let kept = fs::read(&log).unwrap();
-    assert_eq!(store.spooled().unwrap(), [cut.clone(), lost.clone()]);
-    assert_eq!(store.recover(&cut).unwrap(), entries(&cut, 3), "though no file has them yet");
+    assert_eq!(recovered(&store, &cut), entries(&cut, 3), "though no file has them yet");
     assert!(!spool(&cut).exists());
     drop(store);
     assert!(!log.exists(), "a run that is closed in good order needs none");
@@ -347,7 +345,7 @@ fn entries_that_were_not_on_the_disk_yet_come_back_from_the_redo_log() {
     fs::write(&log, [&kept[..], b"{\"id\":\"a@0.1\",\"offset\":0,\"bytes\":9,\"sip\":1}\nhalf"].concat()).unwrap();
     let store = Store::open(RunDir::open(dir.path()).unwrap(), Settings::default()).unwrap();
     assert_eq!(store.spooled().unwrap(), [cut.clone(), lost.clone()]);
-    assert_eq!((store.recover(&cut).unwrap(), store.recover(&lost).unwrap()), (entries(&cut, 3), entries(&lost, 3)));
+    assert_eq!((recovered(&store, &cut), recovered(&store, &lost)), (entries(&cut, 3), entries(&lost, 3)));
     assert!(!log.exists());
 }
 
@@ -372,11 +370,85 @@ fn a_log_that_is_long_enough_is_given_up_and_nothing_is_lost() {
     // Four, the one that is written, and one that is being given up.
     assert!(logs.len() <= 6 && !logs.contains(&"redo-0.log".to_owned()), "{logs:?}");
     for id in &ids {
-        assert_eq!(store.recover(id).unwrap(), entries(id, 5), "{id}, of its file and the logs");
+        assert_eq!(recovered(&store, id), entries(id, 5), "{id}, of its file and the logs");
     }
     drop(store);
     let store = Store::open(RunDir::open(dir.path()).unwrap(), settings).unwrap();
     for id in &ids {
-        assert_eq!(store.recover(id).unwrap(), entries(id, 5), "{id}");
+        assert_eq!(recovered(&store, id), entries(id, 5), "{id}");
     }
+}
+
+#[test]
+fn what_is_in_the_next_log_is_not_durable_before_what_is_in_this_one() {
+    let dir = quick_dir();
+    // Any entry fills a log.
+    let settings = Settings { spool_log_bytes: 400, ..Settings::default() };
+    let store = Store::open(new_run(dir.path(), &["a"], 1), settings).unwrap();
+    let id = attempt("a@0.1");
+    runtime().block_on(async {
+        let mut spool = store.spool(&id);
+        for entry in &entries(&id, 2)[..4] {
+            append(&mut spool, entry).await.unwrap();
+        }
+    });
+    let records = |number| {
+        let log = fs::read_to_string(dir.path().join(format!("spool/redo-{number}.log"))).unwrap_or_default();
+        log.matches("\"sip\":").count()
+    };
+    assert_eq!([0, 1, 2, 3].map(records), [1, 1, 2, 0], "the observation, which is not synced, and the reply behind it");
+}
+
+#[test]
+fn a_log_that_cannot_be_given_up_is_given_up_later() {
+    let dir = quick_dir();
+    let settings = Settings { spool_log_bytes: 400, ..Settings::default() };
+    let store = Store::open(new_run(dir.path(), &["a"], 1), settings).unwrap();
+    let id = attempt("a@0.1");
+    let all = entries(&id, 12);
+    let in_the_way = dir.path().join("spool/a@0.1");
+    let logs = || fs::read_dir(dir.path().join("spool")).unwrap().flatten().filter(|e| e.path().extension().is_some()).count();
+    runtime().block_on(async {
+        let mut spool = store.spool(&id);
+        for (at, entry) in all.iter().enumerate() {
+            append(&mut spool, entry).await.unwrap();
+            match at {
+                0 => fs::create_dir(&in_the_way).unwrap(),
+                16 => {
+                    assert!(logs() > 7, "{}", logs());
+                    fs::remove_dir(&in_the_way).unwrap();
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(store.recover(&id).await.unwrap(), all);
+    });
+    assert!(logs() <= 5, "{}", logs());
+}
+
+#[test]
+fn a_lower_limit_of_an_entry_costs_no_other_attempt_its_entries() {
+    let dir = quick_dir();
+    let (large, other) = (attempt("a@0.1"), attempt("a@1.1"));
+    let log = dir.path().join("spool/redo-0.log");
+    let store = Store::open(new_run(dir.path(), &["a"], 2), Settings::default()).unwrap();
+    let filling = Entry::Reminder { content: "x".repeat(5000) };
+    runtime().block_on(async {
+        let mut spool = store.spool(&large);
+        append(&mut spool, &entries(&large, 1)[0]).await.unwrap();
+        append(&mut spool, &filling).await.unwrap();
+        let mut spool = store.spool(&other);
+        for entry in entries(&other, 3) {
+            append(&mut spool, &entry).await.unwrap();
+        }
+    });
+    let kept = fs::read(&log).unwrap();
+    drop(store);
+    // As if the process had been killed.
+    [&large, &other].into_iter().for_each(|id| fs::remove_file(dir.path().join("spool").join(id.to_string())).unwrap());
+    fs::write(&log, kept).unwrap();
+    let settings = Settings { max_record_bytes: 4000, ..Settings::default() };
+    let store = Store::open(RunDir::open(dir.path()).unwrap(), settings).unwrap();
+    assert_eq!(recovered(&store, &other), entries(&other, 3));
+    assert_eq!(recovered(&store, &large), entries(&large, 1)[..1]);
 }

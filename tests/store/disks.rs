@@ -83,11 +83,11 @@ fn a_full_disk_under_the_spool_loses_only_the_entry_that_was_refused() {
                 disk.fail_syncs(0, 1);
                 assert!(append(&mut spool, entry).await.is_err());
             }
-            assert_eq!(store.recover(&id).unwrap(), all[..at]);
+            assert_eq!(store.recover(&id).await.unwrap(), all[..at]);
             append(&mut spool, entry).await.unwrap();
         }
     });
-    assert_eq!(store.recover(&id).unwrap(), all);
+    assert_eq!(recovered(&store, &id), all);
 }
 
 #[test]

@@ -94,6 +94,11 @@ async fn append(spool: &mut SpoolWriter, entry: &Entry) -> Result<(), StoreError
     spool.settle().await
 }
 
+/// Outside of a runtime.
+fn recovered(store: &Store, id: &AttemptId) -> Vec<Entry> {
+    runtime().block_on(store.recover(id)).unwrap()
+}
+
 fn entries(id: &AttemptId, turns: usize) -> Vec<Entry> {
     let usage = Usage { prompt_tokens: 10, completion_tokens: 2, cached_tokens: 5, reasoning_tokens: 1 };
     let mut entries = vec![Entry::Begun(Begun {

@@ -163,9 +163,10 @@ fn text(args: &Args, report: &Report) -> String {
     let m = &report.store.machine;
     let loads: Vec<_> = report.episodes.iter().map(|r| r.machine.load.to_string()).collect();
     format!(
-        "{}\n{}\n{}\n{}, {} processors, engine on {}, Linux {}, {}; load of the machine when each of the live ones began: {}. Contexts of {} tokens.{}\n",
+        "{}\n{}\n{}\n{}\n{}, {} processors, engine on {}, Linux {}, {}; load of the machine when each of the live ones began: {}. Contexts of {} tokens.{}\n",
         table::bounds(&report.rows),
         table::live(&report.episodes),
+        table::files(&report.files),
         table::store(&report.store),
         m.cpu,
         m.cores,
@@ -173,7 +174,7 @@ fn text(args: &Args, report: &Report) -> String {
         m.kernel,
         report.store.file_system,
         loads.join(", "),
-        args.context,
+        render::grouped(args.context),
         made(m),
     )
 }

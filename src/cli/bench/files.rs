@@ -45,7 +45,8 @@ fn part(text: &str) -> Result<Part, String> {
 
 pub fn run(args: &Args) -> Outcome {
     if let (Some(part), Some(dir)) = (args.part, &args.dir) {
-        return print(&format!("{}\n", files::part(part, dir).map_err(failed)?));
+        let (kib, us) = files::part(part, dir).map_err(failed)?;
+        return print(&format!("{kib} {us}\n"));
     }
     let place = place(args.dir.as_deref())?;
     let report = measure(&args.size, &place)?;
@@ -62,7 +63,13 @@ pub fn measure(size: &Size, place: &Place) -> Result<Report, CliError> {
 fn text(report: &Report) -> String {
     let mut out = format!("{} rows, {} facts\n", report.rows, report.facts);
     for step in &report.steps {
-        out.push_str(&format!("{:<10}{:>8.2} s{:>8.0} MiB\n", step.part.name(), step.wall_s, step.peak_mib));
+        out.push_str(&format!(
+            "{:<10}{:>8.2} s{:>8.2} s of processor time{:>8.0} MiB\n",
+            step.part.name(),
+            step.wall_s,
+            step.cpu_s,
+            step.peak_mib
+        ));
     }
     out
 }

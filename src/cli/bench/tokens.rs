@@ -36,7 +36,7 @@ pub struct Peer {
     #[arg(long, value_name = "FILE", requires = "tokenizer", env = "SWEROLL_BENCH_PYTHON", help_heading = "Counting")]
     python: Option<PathBuf>,
     /// Qwen3's tokenizer.json, for it
-    #[arg(long, value_name = "FILE", requires = "python", env = "SWEROLL_TOKENIZER", help_heading = "Counting")]
+    #[arg(long, value_name = "FILE", env = "SWEROLL_TOKENIZER", help_heading = "Counting")]
     tokenizer: Option<PathBuf>,
 }
 

@@ -46,7 +46,7 @@ pub fn runner_of(instance: &Instance) -> Result<&'static dyn TestRunner, Failure
     }
 }
 
-/// Test runners found so far, by image and `pre_commands`: the samples of an instance need not look for theirs again, and of those
+/// Test runners found so far, by image, directory and `pre_commands`: the samples of an instance need not look for theirs again, and of those
 /// that begin at once one looks for all.
 #[derive(Debug, Default)]
 pub struct Runners(Mutex<HashMap<(String, String), Search>>);
@@ -88,7 +88,9 @@ pub(super) async fn find(
     missing: Kind,
 ) -> Result<Found, Failure> {
     let Some(search) = runner.search(instance) else { return Ok(Found::default()) };
-    let key = (sandbox.image_digest().to_owned(), format!("{} {}", runner.name(), instance.pre_commands));
+    // The directory has a say in it: it may name its own interpreter or toolchain.
+    let how = format!("{} {}\n{}", runner.name(), instance.workdir, instance.pre_commands);
+    let key = (sandbox.image_digest().to_owned(), how);
     let known = runners.of(key);
     let mut known = known.lock().await;
     if let Some(found) = &*known {

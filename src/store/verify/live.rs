@@ -373,7 +373,7 @@ fn beside(check: &Check<'_>, view: &View, findings: &mut Findings) {
 }
 
 fn spools(check: &Check<'_>, view: &View, report: &mut RunReport, findings: &mut Findings) {
-    let index = match redo::Index::read(&view.layout, check.options.max_record_bytes) {
+    let index = match redo::Index::read(&view.layout) {
         Ok((index, _)) => index,
         Err(_) if !view.layout.spool().exists() => return,
         Err(e) => return findings.error(check.dir, &e),
@@ -383,7 +383,9 @@ fn spools(check: &Check<'_>, view: &View, report: &mut RunReport, findings: &mut
         Err(_) if !view.layout.spool().exists() => return,
         Err(e) => return findings.error(check.dir, &e),
     };
-    for id in ids {
+    // Of what is committed a file is a leaving; the logs have it until they are given up.
+    let matters = |id: &AttemptId| !view.state.is_committed(id) || spool::path(&view.layout, id).exists();
+    for id in ids.into_iter().filter(matters) {
         let name = format!("spool/{id}");
         match spool::count(&view.layout, &index, &id, check.options.max_record_bytes) {
             Ok((entries, damage)) => {
