@@ -160,7 +160,7 @@ fn measure(args: &Args) -> Result<Report, CliError> {
 }
 
 fn text(args: &Args, report: &Report) -> String {
-    let m = &report.store.machine;
+    let m = report.episodes.first().map_or(&report.store.machine, |live| &live.machine);
     let loads: Vec<_> = report.episodes.iter().map(|r| r.machine.load.to_string()).collect();
     format!(
         "{}\n{}\n{}\n{}\n{}, {} processors, engine on {}, Linux {}, {}; load of the machine when each of the live ones began: {}. Contexts of {} tokens.{}\n",
