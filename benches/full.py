@@ -18,12 +18,14 @@ class Endpoint:
         self.process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.url = re.search(r"http://\S+", self.process.stdout.readline())[0]
         self.began = time.monotonic()
+        self.looks = 0
 
     def stat(self):
         with urllib.request.urlopen(self.url.rsplit("/v1", 1)[0] + "/stat") as reply:
             stat = json.load(reply)
         replies = {int(status): n for status, n in stat["replies"].items()}
-        return replies.get(200, 0), sum(n for status, n in replies.items() if status >= 429)
+        self.looks += 1  # Whose replies count too.
+        return replies.get(200, 0) - self.looks, sum(n for status, n in replies.items() if status >= 429)
 
 
 class Redis:

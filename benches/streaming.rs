@@ -1,4 +1,4 @@
-//! CPU that the client takes for a reply of 1,000 tokens: whole, streamed at once, and streamed a token at a time.
+//! CPU that the client takes for a reply of 1,000 tokens, and its bytes: whole, streamed at once, and streamed a token at a time.
 //! The server is threads of this process; only the client's thread is measured.
 
 use rustix::time::{ClockId, clock_gettime};
@@ -87,8 +87,9 @@ fn cpu() -> Duration {
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
-/// CPU a reply, microseconds: the median of five rounds.
-fn measure(stream: bool, sent: Sent, replies: u32) -> f64 {
+/// CPU a reply, microseconds: the median of five rounds; and its bytes.
+fn measure(stream: bool, sent: Sent, replies: u32) -> (f64, usize) {
+    let bytes = sent.pieces.iter().map(Vec::len).sum();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/v1", listener.local_addr().unwrap());
     let sent = Arc::new(sent);
@@ -122,17 +123,17 @@ fn measure(stream: bool, sent: Sent, replies: u32) -> f64 {
         })
         .collect();
     rounds.sort_by(f64::total_cmp);
-    rounds[2]
+    (rounds[2], bytes)
 }
 
 fn main() {
     let base = measure(false, whole(), 500);
-    println!("{:<40} {:>10} {:>8}", "a reply of 1,000 tokens", "CPU µs", "ratio");
-    for (name, cpu) in [
+    println!("{:<40} {:>10} {:>8} {:>10}", "a reply of 1,000 tokens", "CPU µs", "ratio", "bytes");
+    for (name, (cpu, bytes)) in [
         ("whole", base),
         ("streamed, all events at once", measure(true, streamed(Duration::ZERO), 300)),
         ("streamed, an event each millisecond", measure(true, streamed(Duration::from_millis(1)), 1)),
     ] {
-        println!("{name:<40} {cpu:>10.0} {:>8.1}", cpu / base);
+        println!("{name:<40} {cpu:>10.0} {:>8.1} {bytes:>10}", cpu / base.0);
     }
 }

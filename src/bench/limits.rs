@@ -266,8 +266,8 @@ impl Report {
         let percent = |share: f64| format!("{:.1} %", share * 100.0);
         let or_empty = |text: Option<String>| text.unwrap_or_default();
         let mut out = String::from(
-            "| case | served/min | of the limit | refused | full speed after | fairness | cached | holds |\n\
-             | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n",
+            "| case | served/min | of the limit | refused | lost | full speed after | fairness | cached | holds |\n\
+             | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n",
         );
         for row in &self.rows {
             let cells = [
@@ -275,6 +275,7 @@ impl Report {
                 format!("{:.1}", row.per_minute),
                 or_empty(row.kept.map(percent)),
                 format!("{:.2} %", row.refused * 100.0),
+                row.lost.to_string(),
                 or_empty(row.recovered_s.map(|s| format!("{s} s"))),
                 or_empty(row.fairness.map(|f| format!("{f:.3}"))),
                 or_empty(row.cached.map(percent)),
