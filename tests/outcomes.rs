@@ -17,7 +17,7 @@ const CASES: [(&str, &str, &[&str], &[&str]); 9] = [
         "endpoint",
         "gold",
         &["--fault", "500:1.0"],
-        &["--filter", "greet", "--set", "endpoint.retry.tries=2", "--set", "endpoint.retry.base_s=0.01"],
+        &["--filter", "greet", "--set", "endpoint.retry.base_s=0.01", "--set", "endpoint.retry.max_elapsed_s=1"],
     ),
     (
         "infra",

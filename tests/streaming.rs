@@ -131,8 +131,17 @@ async fn whatever_a_model_sends_is_the_same_in_pieces() {
 fn a_stall_is_noticed_though_keep_alives_come() {
     let endpoint = Endpoint::start(&instances(), "gold", &["--fault", "stall-midway:1", "--piece-ms", "1"]);
     let temp = tempfile::tempdir().unwrap();
-    let quick = ["--filter", "greet", "--set", "endpoint.timeouts.stall_s=0.3", "--set", "endpoint.retry.tries=2"];
-    // The server would hold the connection for ten minutes.
+    let quick = [
+        "--filter",
+        "greet",
+        "--set",
+        "endpoint.timeouts.stall_s=0.3",
+        "--set",
+        "endpoint.retry.tries=2",
+        "--set",
+        "endpoint.retry.max_elapsed_s=2",
+    ];
+    // The server would hold the connection for ten minutes; an endpoint of which nothing else comes is ill, and waited for.
     let output = run(&endpoint, temp.path(), true, &quick).output().unwrap();
     let shown = format!("{}{}{}", common::stderr(&output), common::stdout(&output), summary(temp.path()));
     let attempts = records(temp.path(), "").iter().map(Value::to_string).collect::<String>();

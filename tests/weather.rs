@@ -169,7 +169,9 @@ fn a_diff_over_the_limit_is_the_models_failure() {
 fn an_endpoint_that_only_fails_is_an_endpoint_failure() {
     let endpoint = Endpoint::start(&instances(), "gold", &["--fault", "500:1.0"]);
     let temp = tempfile::tempdir().unwrap();
-    let quick = ["--filter", "greet", "--set", "endpoint.retry.tries=2", "--set", "endpoint.retry.base_s=0.01"];
+    // After five faults in a row the endpoint is ill: then no tries count, but time.
+    let bounds = ["endpoint.retry.tries=2", "endpoint.retry.base_s=0.01", "endpoint.retry.max_elapsed_s=1"];
+    let quick: Vec<&str> = bounds.iter().flat_map(|bound| ["--set", bound]).chain(["--filter", "greet"]).collect();
     expect(&mut run(&endpoint.url, temp.path(), &quick), 0);
     let summary = summary(temp.path());
     assert_eq!((failed(&summary), &summary["attempts"]), (json!({ "endpoint": 1 }), &json!(3)), "{summary:#}");
