@@ -205,7 +205,7 @@ pub async fn run(
         shared,
         purse,
         emit,
-        recording: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
+        beside: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
     });
     if only.is_none() {
         engine.reopen_waived().await?;

@@ -119,6 +119,8 @@ pub struct Figures {
     /// How much later than asked for a task woke that sleeps two milliseconds at a time.
     pub stall_ms_p99: f64,
     pub stall_ms_max: f64,
+    /// When the longest began, seconds from the run's begin.
+    pub stall_max_at_s: f64,
     pub stalls_over_20_ms: u64,
     pub open_files: u64,
     /// From a reply to the same episode's next request, tool call and both spool entries between, less `delay_ms`.
@@ -210,16 +212,28 @@ fn sample(counts: &Counts, watch: &Watch, threads: &Threads, stop: &AtomicBool) 
     Sampled { looks, files, threads: took }
 }
 
+/// How late the probe woke.
+#[derive(Default)]
+struct Late {
+    all: Histogram,
+    over_20_ms: u64,
+    /// The longest, and when it began.
+    most: Option<(Duration, Instant)>,
+}
+
 /// Sleeps two milliseconds at a time and notes how late it wakes. More often would cost what a turn costs.
-async fn probe(late: Arc<Mutex<(Histogram, u64)>>) {
+async fn probe(late: Arc<Mutex<Late>>) {
     let tick = Duration::from_millis(2);
     loop {
         let began = Instant::now();
         tokio::time::sleep(tick).await;
         let by = began.elapsed().saturating_sub(tick);
         let mut late = late.lock().unwrap_or_else(PoisonError::into_inner);
-        late.0.record(by);
-        late.1 += u64::from(by > Duration::from_millis(20));
+        late.all.record(by);
+        late.over_20_ms += u64::from(by > Duration::from_millis(20));
+        if late.most.is_none_or(|(most, _)| by > most) {
+            late.most = Some((by, began));
+        }
     }
 }
 
@@ -305,7 +319,7 @@ async fn run(
             Box::pin(std::future::ready(())) as futures_util::future::BoxFuture<'static, ()>
         })
     };
-    let late = Arc::new(Mutex::new((Histogram::default(), 0)));
+    let late = Arc::new(Mutex::new(Late::default()));
     let probing = tokio::spawn(probe(Arc::clone(&late)));
     let (alone, since) = (machine::cpu_time(), Instant::now());
     tokio::time::sleep(ALONE).await;
@@ -351,9 +365,10 @@ async fn run(
         cpu_us_per_turn: (cpu.as_secs_f64() - probe * wall.as_secs_f64()) * 1e6 / turns as f64,
         probe_us_per_turn: probe * wall.as_secs_f64() * 1e6 / turns as f64,
         system_us_per_turn: system.as_secs_f64() * 1e6 / turns as f64,
-        stall_ms_p99: ms(late.0.quantile(0.99)),
-        stall_ms_max: ms(late.0.max()),
-        stalls_over_20_ms: late.1,
+        stall_ms_p99: ms(late.all.quantile(0.99)),
+        stall_ms_max: ms(late.all.max()),
+        stall_max_at_s: late.most.map_or(0.0, |(_, at)| at.saturating_duration_since(began).as_secs_f64()),
+        stalls_over_20_ms: late.over_20_ms,
         open_files: sampled.files,
         next_request_us_p50: gap(0.5),
         next_request_us_p99: gap(0.99),

@@ -174,7 +174,7 @@ fn number(value: f64) -> String {
         v if v >= 100.0 || v.fract() == 0.0 => grouped(value.max(0.0).round() as u64),
         v if v >= 10.0 => format!("{value:.1}"),
         // Enough to be told from a bound.
-        _ => format!("{value:.3}").trim_end_matches('0').to_owned(),
+        _ => format!("{value:.3}").trim_end_matches('0').trim_end_matches('.').to_owned(),
     }
 }
 
@@ -183,7 +183,7 @@ type Line = (&'static str, fn(&episodes::Report) -> String);
 /// A column a measurement.
 #[must_use]
 pub fn live(reports: &[episodes::Report]) -> String {
-    const LINES: [Line; 16] = [
+    const LINES: [Line; 17] = [
         ("turns an episode", |r| r.plan.turns.to_string()),
         ("latency, median s", |r| number(r.plan.latency_s)),
         ("turns a second", |r| number(r.figures.turns_per_s)),
@@ -194,6 +194,7 @@ pub fn live(reports: &[episodes::Report]) -> String {
         ("its transcript then, KiB", |r| number(r.figures.transcript_kib_per_episode)),
         ("memory at most, MiB", |r| number(r.figures.peak_mib)),
         ("stall p99, max, ms", |r| format!("{}, {}", number(r.figures.stall_ms_p99), number(r.figures.stall_ms_max))),
+        ("the longest began after, s", |r| number(r.figures.stall_max_at_s)),
         ("open files at most", |r| r.figures.open_files.to_string()),
         ("reply to next request p50, p99, µs", |r| format!("{}, {}", r.figures.next_request_us_p50, r.figures.next_request_us_p99)),
         ("agent's end to durable p50, p99, ms", |r| {

@@ -30,7 +30,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{sync::Semaphore, task::JoinError, time::Instant};
 
 /// Everything a run's episodes share.
 pub(super) struct Engine {
@@ -48,8 +48,8 @@ pub(super) struct Engine {
     pub flaky: Flaky,
     pub purse: Arc<Purse>,
     pub emit: Emit,
-    /// Records that are made at the same time.
-    pub recording: Arc<Semaphore>,
+    /// Instances that are loaded and records that are made at the same time.
+    pub beside: Arc<Semaphore>,
 }
 
 /// An attempt between its stages. The spool has the same, durably, but for the grade.
@@ -146,9 +146,16 @@ impl Engine {
     }
 
     async fn instance(&self, id: &InstanceId) -> Result<Instance, Failure> {
-        let (instances, id) = (Arc::clone(self.store.instances()), id.clone());
-        let loaded = tokio::task::spawn_blocking(move || instances.load(&id)).await;
-        loaded.map_err(|e| Failure::new(Kind::Panic, e.to_string()))?.map_err(|e| e.failure())
+        let (instances, wanted) = (Arc::clone(self.store.instances()), id.clone());
+        let loaded = self.beside(move || instances.load(&wanted)).await;
+        loaded.map_err(|e| Failure::new(Kind::Panic, format!("loading {id}: {e}")))?.map_err(|e| e.failure())
+    }
+
+    /// Does work of milliseconds on a thread that is none of the event loop's, as many at once as there are processors: thousands
+    /// begin or end together.
+    async fn beside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, JoinError> {
+        let _permit = self.beside.acquire().await;
+        tokio::task::spawn_blocking(work).await
     }
 
     fn spec(&self, id: &AttemptId, purpose: Purpose, instance: &Instance) -> sandbox::Spec {
@@ -268,12 +275,8 @@ impl Engine {
             counter: self.counter.clone(),
             max_bytes: self.settings.store.max_record_bytes,
         };
-        // Seconds of processor time come together when thousands end at once: the loop must not wait for them.
-        let permit = Arc::clone(&self.recording).acquire_owned().await;
-        let (made, name) = (tokio::task::spawn_blocking(move || draft.record(counts)), id.clone());
-        let made = made.await.map_err(|e| Failure::new(Kind::Panic, format!("the record of {name}: {e}")))?;
-        drop(permit);
-        let (record, outcome) = made?;
+        let made = self.beside(move || draft.record(counts)).await;
+        let (record, outcome) = made.map_err(|e| Failure::new(Kind::Panic, format!("the record of {id}: {e}")))??;
         self.store.commit_record(record).await.map_err(|e| e.failure())?;
         (self.emit)(EventKind::Committed { id: id.clone(), outcome }).await;
         Ok(())

@@ -14,11 +14,17 @@ use std::{
     fs::File,
     io::{BufRead, BufReader, BufWriter, Write},
     os::unix::fs::FileExt,
+    panic::resume_unwind,
     path::{Path, PathBuf},
+    sync::mpsc,
+    thread,
 };
 
 /// A frozen row may be somewhat longer than the row it came from (`max_row_bytes`).
 const MAX_RECORD_BYTES: u64 = 1 << 30;
+
+/// Checked rows that wait for the writer; each may have `max_row_bytes`.
+const ROWS_AHEAD: usize = 16;
 
 /// The frozen instances: an index in memory (about 100 bytes an instance), the rows on disk.
 #[derive(Debug)]
@@ -55,8 +61,16 @@ struct IndexLine {
 /// As [`dataset::scan`], and where the copy cannot be written; there is no copy then.
 pub fn freeze(layout: &Layout, dataset: &Path, options: &Options) -> Result<Scan, DatasetError> {
     let mut writer = InstancesWriter::create(layout)?;
-    let scan = dataset::scan(dataset, options, &mut |instance| Ok(writer.push(&instance)?));
-    match scan {
+    // Compressing rows takes as long as checking them does.
+    let (checked, rows) = mpsc::sync_channel::<Instance>(ROWS_AHEAD);
+    let (scan, written) = thread::scope(|scope| {
+        let writing = scope.spawn(|| rows.into_iter().try_for_each(|row| writer.push(&row)));
+        // A writer that gave up takes no more; its error says why.
+        let scan = dataset::scan(dataset, options, &mut |row| checked.send(row).map_err(|_| writer_gone(layout)));
+        drop(checked);
+        (scan, writing.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    });
+    match written.map_err(DatasetError::from).and(scan) {
         Ok(scan) => {
             writer.finish()?;
             Ok(scan)
@@ -66,6 +80,10 @@ pub fn freeze(layout: &Layout, dataset: &Path, options: &Options) -> Result<Scan
             Err(e)
         }
     }
+}
+
+fn writer_gone(layout: &Layout) -> DatasetError {
+    StoreError::io("write", &layout.instances(), &std::io::ErrorKind::BrokenPipe.into()).into()
 }
 
 /// Writes the frozen copy; it takes its place when finished.

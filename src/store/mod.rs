@@ -78,7 +78,8 @@ pub struct Settings {
     pub manifest_seconds: u64,
     /// Milliseconds from one sync of the live attempts' entries to the next, where they come so fast: one sync serves all of them.
     pub spool_sync_ms: u64,
-    /// Bytes of the logs of the spool. Beyond them the oldest quarter is given up, once its live attempts have files of their own.
+    /// Bytes of the logs of the spool, sixteen at most. One is removed once its attempts are committed; beyond these bytes the
+    /// oldest is given up, once its live attempts have files of their own. 10,000 live ones with contexts of 30,000 tokens take 2 GB.
     pub spool_log_bytes: u64,
     /// Files that are written and synced at the same time then.
     pub spool_syncs: usize,
@@ -92,7 +93,7 @@ impl Default for Settings {
             queue: 64,
             manifest_seconds: 30,
             spool_sync_ms: 20,
-            spool_log_bytes: 1 << 30,
+            spool_log_bytes: 4 << 30,
             spool_syncs: 32,
         }
     }

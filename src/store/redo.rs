@@ -142,6 +142,11 @@ impl Index {
         self.0.contains_key(id)
     }
 
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Forgets the attempts that are `done`.
     pub fn forget(&mut self, done: impl Fn(&AttemptId) -> bool) {
         self.0.retain(|id, _| !done(id));

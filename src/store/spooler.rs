@@ -44,7 +44,7 @@ pub(super) struct Spooler {
     pub layout: Layout,
     pub disk: Disk,
     pub state: Arc<Mutex<State>>,
-    /// Bytes of all logs together; beyond them the oldest is given up, once the attempts' files have what it says.
+    /// Bytes of all logs together; beyond them the oldest are given up, once the attempts' files have what they say.
     pub log_bytes: u64,
     /// From the beginning of one round to that of the next, where rounds follow each other.
     pub rest: Duration,
@@ -72,8 +72,8 @@ pub(super) struct Log {
 /// What one round takes at most: it bounds the memory and the wait of the first.
 const ROUND_JOBS: usize = 1024;
 const ROUND_BYTES: usize = 32 << 20;
-/// Logs among which the bytes are shared: most attempts of the oldest are committed when it is given up, and need no file.
-const LOGS: u64 = 4;
+/// Logs among which the bytes are shared. One goes at once when its attempts are committed: there are as many as live ones need.
+const LOGS: u64 = 16;
 
 impl Spooler {
     /// Works until it is asked to close, or nobody can ask any more.
@@ -151,13 +151,14 @@ impl Spooler {
     fn rotate(&mut self) {
         self.full.extend(self.log.take());
         self.settle_retiring();
-        {
-            let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            self.full.iter_mut().for_each(|log| log.index.forget(|id| state.is_committed(id)));
-        }
-        let over = (self.full.len() + 1).saturating_sub(LOGS as usize);
-        if over > 0 {
-            let logs = Arc::new(self.full.drain(..over).collect());
+        // Locked for one at a time: the event loop asks the state too.
+        let done = |id: &AttemptId| self.state.lock().unwrap_or_else(PoisonError::into_inner).is_committed(id);
+        self.full.iter_mut().for_each(|log| log.index.forget(done));
+        let (mut over, live) = std::mem::take(&mut self.full).into_iter().partition::<VecDeque<_>, _>(|log| log.index.is_empty());
+        self.full = live;
+        over.extend(self.full.drain(..(self.full.len() + 1).saturating_sub(LOGS as usize)));
+        if !over.is_empty() {
+            let logs = Arc::new(over);
             let thread = thread::spawn(self.retire(Arc::clone(&logs)));
             self.retiring = Some((logs, thread));
         }

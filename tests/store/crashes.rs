@@ -356,8 +356,8 @@ fn a_log_that_is_long_enough_is_given_up_and_nothing_is_lost() {
     let store = Store::open(new_run(dir.path(), &["a"], 9), settings.clone()).unwrap();
     let ids: Vec<AttemptId> = (0..9).map(|sample| attempt(&format!("a@{sample}.1"))).collect();
     runtime().block_on(async {
-        let mut spools: Vec<_> = ids.iter().map(|id| (store.spool(id), entries(id, 5))).collect();
-        for at in 0..11 {
+        let mut spools: Vec<_> = ids.iter().map(|id| (store.spool(id), entries(id, 24))).collect();
+        for at in 0..49 {
             let appends = spools.iter_mut().map(|(spool, entries)| append(spool, &entries[at]));
             for appended in futures_util::future::join_all(appends).await {
                 appended.unwrap();
@@ -367,16 +367,40 @@ fn a_log_that_is_long_enough_is_given_up_and_nothing_is_lost() {
     let logs = fs::read_dir(dir.path().join("spool")).unwrap().flatten();
     let logs: Vec<String> =
         logs.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name.starts_with("redo-")).collect();
-    // Four, the one that is written, and one that is being given up.
-    assert!(logs.len() <= 6 && !logs.contains(&"redo-0.log".to_owned()), "{logs:?}");
+    // Sixteen, the one that is written, and one that is being given up.
+    assert!(logs.len() <= 18 && !logs.contains(&"redo-0.log".to_owned()), "{logs:?}");
     for id in &ids {
-        assert_eq!(recovered(&store, id), entries(id, 5), "{id}, of its file and the logs");
+        assert_eq!(recovered(&store, id), entries(id, 24), "{id}, of its file and the logs");
     }
     drop(store);
     let store = Store::open(RunDir::open(dir.path()).unwrap(), settings).unwrap();
     for id in &ids {
-        assert_eq!(recovered(&store, id), entries(id, 5), "{id}");
+        assert_eq!(recovered(&store, id), entries(id, 24), "{id}");
     }
+}
+
+#[test]
+fn a_log_goes_with_its_last_attempt() {
+    let dir = quick_dir();
+    // Any entry fills a log.
+    let settings = Settings { spool_log_bytes: 400, ..Settings::default() };
+    let store = Store::open(new_run(dir.path(), &["a"], 2), settings).unwrap();
+    let logs = || fs::read_dir(dir.path().join("spool")).unwrap().flatten().filter(|e| e.path().extension().is_some()).count();
+    let (done, live) = (attempt("a@0.1"), attempt("a@1.1"));
+    runtime().block_on(async {
+        let (mut ending, mut staying) = (store.spool(&done), store.spool(&live));
+        for entry in &entries(&done, 5) {
+            append(&mut ending, entry).await.unwrap();
+        }
+        append(&mut staying, &entries(&live, 2)[0]).await.unwrap();
+        assert!(logs() > 5, "{}", logs());
+        store.commit(&trajectory(&done, 5), resolved(), Stream::Trajectories).await.unwrap();
+        for entry in &entries(&live, 2)[1..] {
+            append(&mut staying, entry).await.unwrap();
+        }
+    });
+    assert!(logs() <= 5, "those of the live one: {}", logs());
+    assert_eq!(recovered(&store, &live), entries(&live, 2));
 }
 
 #[test]
@@ -405,7 +429,7 @@ fn a_log_that_cannot_be_given_up_is_given_up_later() {
     let settings = Settings { spool_log_bytes: 400, ..Settings::default() };
     let store = Store::open(new_run(dir.path(), &["a"], 1), settings).unwrap();
     let id = attempt("a@0.1");
-    let all = entries(&id, 12);
+    let all = entries(&id, 30);
     let in_the_way = dir.path().join("spool/a@0.1");
     let logs = || fs::read_dir(dir.path().join("spool")).unwrap().flatten().filter(|e| e.path().extension().is_some()).count();
     runtime().block_on(async {
@@ -414,8 +438,8 @@ fn a_log_that_cannot_be_given_up_is_given_up_later() {
             append(&mut spool, entry).await.unwrap();
             match at {
                 0 => fs::create_dir(&in_the_way).unwrap(),
-                16 => {
-                    assert!(logs() > 7, "{}", logs());
+                40 => {
+                    assert!(logs() > 19, "{}", logs());
                     fs::remove_dir(&in_the_way).unwrap();
                 }
                 _ => {}
@@ -423,7 +447,7 @@ fn a_log_that_cannot_be_given_up_is_given_up_later() {
         }
         assert_eq!(store.recover(&id).await.unwrap(), all);
     });
-    assert!(logs() <= 5, "{}", logs());
+    assert!(logs() <= 18, "{}", logs());
 }
 
 #[test]
