@@ -3,7 +3,7 @@
 use super::{Message, Role, ToolCall};
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
-use std::{cell::RefCell, sync::Arc};
+use std::{cell::RefCell, ops::Range, sync::Arc};
 
 /// A conversation as it lies in memory. A clone shares its parts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,16 +22,7 @@ pub struct Part {
     has_calls: bool,
     bytes: Bytes,
     /// The thinking, a JSON string, in `bytes`; nothing where there is none.
-    thinking: (usize, usize),
-}
-
-/// The JSON of a message in order: `head`, a field with the `thinking` where it is sent, `tail`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pieces {
-    /// Begins with a comma.
-    pub head: Bytes,
-    pub thinking: Bytes,
-    pub tail: Bytes,
+    thinking: Range<usize>,
 }
 
 impl Part {
@@ -59,12 +50,6 @@ impl Part {
         self.has_calls
     }
 
-    /// Bytes of the thinking's JSON string, 0 where there is none.
-    #[must_use]
-    pub fn thinking_len(&self) -> usize {
-        self.thinking.1 - self.thinking.0
-    }
-
     /// Bytes of the comma and the message, its thinking included.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -83,21 +68,21 @@ impl Part {
         &self.bytes
     }
 
+    /// Where in `whole` its thinking lies, a JSON string; empty where there is none.
     #[must_use]
-    pub fn pieces(&self) -> Pieces {
-        let (from, to) = self.thinking;
-        Pieces { head: self.bytes.slice(..from), thinking: self.bytes.slice(from..to), tail: self.bytes.slice(to..) }
+    pub fn thinking(&self) -> Range<usize> {
+        self.thinking.clone()
     }
 
     /// What it was made of.
     #[must_use]
     pub fn message(&self) -> Message {
-        let (from, to) = self.thinking;
-        if from == to {
+        let Range { start, end } = self.thinking;
+        if start == end {
             return read(&self.bytes[1..]);
         }
-        let message: Message = read(&[&self.bytes[1..from], &self.bytes[to..]].concat());
-        Message { reasoning_content: read(&self.bytes[from..to]), ..message }
+        let message: Message = read(&[&self.bytes[1..start], &self.bytes[end..]].concat());
+        Message { reasoning_content: read(&self.bytes[start..end]), ..message }
     }
 }
 
@@ -105,7 +90,7 @@ impl Part {
 const KEPT: usize = 64 << 10;
 
 /// Returns where the thinking lies.
-fn write(bytes: &mut Vec<u8>, message: &Message) -> (usize, usize) {
+fn write(bytes: &mut Vec<u8>, message: &Message) -> Range<usize> {
     let Message { role, content, reasoning_content, tool_calls, tool_call_id, loss: _ } = message;
     bytes.extend_from_slice(b",{\"role\":");
     put(bytes, role);
@@ -119,7 +104,7 @@ fn write(bytes: &mut Vec<u8>, message: &Message) -> (usize, usize) {
     if !reasoning_content.is_empty() {
         put(bytes, reasoning_content);
     }
-    let thinking = (from, bytes.len());
+    let thinking = from..bytes.len();
     if !tool_calls.is_empty() {
         bytes.extend_from_slice(b",\"tool_calls\":");
         put(bytes, tool_calls);
@@ -229,20 +214,20 @@ mod tests {
 
     #[test]
     fn a_part_to_the_byte() {
-        let part = Part::new(&messages()[2]);
-        let Pieces { head, thinking, tail } = part.pieces();
-        assert_eq!(head, r#",{"role":"assistant","content":"so""#);
-        assert_eq!(thinking, r#""hm\n\"\u0001""#);
+        let pieces = |part: &Part| {
+            let (bytes, Range { start, end }) = (part.whole(), part.thinking());
+            [&bytes[..start], &bytes[start..end], &bytes[end..]].map(|piece| String::from_utf8(piece.to_vec()).unwrap())
+        };
         let call = |id| {
             format!(r#"{{"id":"{id}","type":"function","function":{{"name":"bash","arguments":"{{\"command\":  \"ls \\\"é\\\"\"}}"}}}}"#)
         };
-        assert_eq!(tail, format!(r#","tool_calls":[{},{}]}}"#, call("c1"), call("c2")));
-        assert_eq!(part.len(), head.len() + thinking.len() + tail.len());
-        let Pieces { head, thinking, tail } = Part::new(&Message::tool("c1", "")).pieces();
-        assert_eq!(
-            (&head[..], &thinking[..], &tail[..]),
-            (&br#",{"role":"tool","tool_call_id":"c1","content":"""#[..], &b""[..], &b"}"[..])
-        );
+        let expected = [
+            r#",{"role":"assistant","content":"so""#.to_owned(),
+            r#""hm\n\"\u0001""#.to_owned(),
+            format!(r#","tool_calls":[{},{}]}}"#, call("c1"), call("c2")),
+        ];
+        assert_eq!(pieces(&Part::new(&messages()[2])), expected);
+        assert_eq!(pieces(&Part::new(&Message::tool("c1", ""))), [r#",{"role":"tool","tool_call_id":"c1","content":"""#, "", "}"]);
     }
 
     #[test]

@@ -69,8 +69,8 @@ pub(super) struct Log {
     index: redo::Index,
 }
 
-/// What one round takes at most: it bounds the memory and the wait of the first.
-const ROUND_JOBS: usize = 1024;
+/// What one round takes at most: it bounds the memory, the wait of the first, and how many attempts go on at the same moment.
+const ROUND_JOBS: usize = 128;
 const ROUND_BYTES: usize = 32 << 20;
 /// Logs among which the bytes are shared. One goes at once when its attempts are committed: there are as many as live ones need.
 const LOGS: u64 = 16;
@@ -98,6 +98,9 @@ impl Spooler {
                 }
                 let room = waiting.len() < ROUND_JOBS && bytes < ROUND_BYTES && !closing;
                 next = if room { jobs.try_recv().ok() } else { None };
+            }
+            if waiting.len() == ROUND_JOBS {
+                due = Instant::now();
             }
             self.round(waiting);
             for (id, answer) in asked {

@@ -2,16 +2,16 @@
 
 use crate::domain::{
     Conversation, Role,
-    conversation::{Part, Pieces},
+    conversation::Part,
 };
 use crate::endpoint::settings::SendReasoning;
 use bytes::{Buf, Bytes};
 use hyper::body::{Frame, SizeHint};
 use serde_json::{Map, Value, value::RawValue};
 use std::{
-    collections::VecDeque,
     convert::Infallible,
     io::IoSlice,
+    ops::Range,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -60,6 +60,8 @@ pub struct Body {
 struct Thoughts {
     /// Comma, key and colon.
     key: Bytes,
+    /// Thinking that is sent though there is none.
+    empty: Bytes,
     send: SendReasoning,
     /// Under [`SendReasoning::Auto`] only replies with calls, from this message on.
     from: usize,
@@ -77,7 +79,7 @@ impl Thoughts {
 }
 
 /// What of the body comes next.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Next {
     Head,
     /// This message, from this piece on.
@@ -85,24 +87,21 @@ enum Next {
     Nothing,
 }
 
-/// Thinking that is sent though there is none.
-const EMPTY: &[u8] = b"\"\"";
-
 impl Body {
     /// `key` names the field in which thinking goes back.
     #[must_use]
     pub fn new(envelope: Envelope, conversation: &Conversation, send: SendReasoning, key: &'static str) -> Self {
         let parts = Arc::clone(conversation.parts());
-        let thinks = parts.iter().any(|part| part.thinking_len() > 0);
+        let thinks = parts.iter().any(|part| !part.thinking().is_empty());
         let behind_user = parts.iter().rposition(|part| part.role() == Role::User).map_or(0, |at| at + 1);
         let from = if thinks { behind_user } else { usize::MAX };
         let key = Bytes::from_static(match key {
             "reasoning" => b",\"reasoning\":",
             _ => b",\"reasoning_content\":",
         });
-        let thoughts = Thoughts { key, send, from };
-        let message = |(at, part): (usize, &Part)| match (thoughts.are_sent(at, part), part.thinking_len()) {
-            (true, 0) => part.len() + thoughts.key.len() + EMPTY.len(),
+        let thoughts = Thoughts { key, empty: Bytes::from_static(b"\"\""), send, from };
+        let message = |(at, part): (usize, &Part)| match (thoughts.are_sent(at, part), part.thinking().len()) {
+            (true, 0) => part.len() + thoughts.key.len() + thoughts.empty.len(),
             (true, _) => part.len() + thoughts.key.len(),
             (false, thinking) => part.len() - thinking,
         };
@@ -114,38 +113,43 @@ impl Body {
 
     /// All of it as one frame.
     #[must_use]
-    pub fn whole(mut self) -> Whole {
-        let left = self.left as usize;
-        Whole(Some(Slices { left, pieces: std::iter::from_fn(|| self.piece()).filter(|piece| !piece.is_empty()).collect() }))
+    pub fn whole(self) -> Whole {
+        Whole(Some(Slices { body: self, sent: 0 }))
+    }
+
+    /// The next piece as part of the bytes that have it, and what comes after it.
+    fn look(&self, next: &Next) -> Option<(&Bytes, Range<usize>, Next)> {
+        let all = |bytes: &Bytes| 0..bytes.len();
+        Some(match *next {
+            Next::Head => (&self.envelope.head, all(&self.envelope.head), Next::Part(0, 0)),
+            Next::Part(at, piece) => match self.parts.get(at) {
+                None => (&self.envelope.tail, all(&self.envelope.tail), Next::Nothing),
+                Some(part) => self.look_at(at, part, piece),
+            },
+            Next::Nothing => return None,
+        })
+    }
+
+    fn look_at<'a>(&'a self, at: usize, part: &'a Part, piece: u8) -> (&'a Bytes, Range<usize>, Next) {
+        let sent = self.thoughts.are_sent(at, part);
+        let (bytes, thinking) = (part.whole(), part.thinking());
+        let begin = usize::from(at == 0);
+        match piece {
+            0 if !sent && thinking.is_empty() => (bytes, begin..bytes.len(), Next::Part(at + 1, 0)),
+            0 => (bytes, begin..thinking.start, Next::Part(at, if sent { 1 } else { 3 })),
+            1 => (&self.thoughts.key, 0..self.thoughts.key.len(), Next::Part(at, 2)),
+            2 if thinking.is_empty() => (&self.thoughts.empty, 0..self.thoughts.empty.len(), Next::Part(at, 3)),
+            2 => (bytes, thinking, Next::Part(at, 3)),
+            _ => (bytes, thinking.end..bytes.len(), Next::Part(at + 1, 0)),
+        }
     }
 
     fn piece(&mut self) -> Option<Bytes> {
-        let (piece, next) = match self.next {
-            Next::Head => (self.envelope.head.clone(), Next::Part(0, 0)),
-            Next::Part(at, piece) => match self.parts.get(at) {
-                None => (self.envelope.tail.clone(), Next::Nothing),
-                Some(part) => self.piece_of(at, part, piece),
-            },
-            Next::Nothing => return None,
-        };
+        let (bytes, range, next) = self.look(&self.next)?;
+        let piece = bytes.slice(range);
         self.next = next;
         self.left -= piece.len() as u64;
         Some(piece)
-    }
-
-    fn piece_of(&self, at: usize, part: &Part, piece: u8) -> (Bytes, Next) {
-        let sent = self.thoughts.are_sent(at, part);
-        if !sent && part.thinking_len() == 0 {
-            return (part.whole().slice(usize::from(at == 0)..), Next::Part(at + 1, 0));
-        }
-        let Pieces { head, thinking, tail } = part.pieces();
-        match piece {
-            0 => (head.slice(usize::from(at == 0)..), Next::Part(at, if sent { 1 } else { 3 })),
-            1 => (self.thoughts.key.clone(), Next::Part(at, 2)),
-            2 if thinking.is_empty() => (Bytes::from_static(EMPTY), Next::Part(at, 3)),
-            2 => (thinking, Next::Part(at, 3)),
-            _ => (tail, Next::Part(at + 1, 0)),
-        }
     }
 }
 
@@ -184,39 +188,52 @@ impl hyper::body::Body for Whole {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.as_ref().map_or(0, |slices| slices.left as u64))
+        SizeHint::with_exact(self.0.as_ref().map_or(0, |slices| slices.remaining() as u64))
     }
 }
 
-/// What of the slices is not sent yet; none of them is empty.
+/// What of a body is not sent yet. It borrows each piece where it lies: nothing is counted or made for them.
 #[derive(Debug)]
 pub struct Slices {
-    pieces: VecDeque<Bytes>,
-    left: usize,
+    body: Body,
+    /// Bytes of the body's next piece that are sent.
+    sent: usize,
+}
+
+impl Slices {
+    /// What is left of the pieces; none of them is empty.
+    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let (mut next, mut sent) = (self.body.next, self.sent);
+        let all = std::iter::from_fn(move || {
+            let (bytes, range, after) = self.body.look(&next)?;
+            next = after;
+            Some(&bytes[range][std::mem::take(&mut sent)..])
+        });
+        all.filter(|piece| !piece.is_empty())
+    }
 }
 
 impl Buf for Slices {
     fn remaining(&self) -> usize {
-        self.left
+        self.body.left as usize
     }
 
     fn chunk(&self) -> &[u8] {
-        self.pieces.front().map_or(&[], |piece| piece)
+        self.pieces().next().unwrap_or_default()
     }
 
     fn chunks_vectored<'a>(&'a self, into: &mut [IoSlice<'a>]) -> usize {
-        into.iter_mut().zip(&self.pieces).map(|(slot, piece)| *slot = IoSlice::new(piece)).count()
+        into.iter_mut().zip(self.pieces()).map(|(slot, piece)| *slot = IoSlice::new(piece)).count()
     }
 
-    fn advance(&mut self, mut sent: usize) {
-        self.left -= sent;
-        while let Some(first) = self.pieces.front_mut().filter(|_| sent > 0) {
-            let of_it = first.len().min(sent);
-            first.advance(of_it);
-            sent -= of_it;
-            if first.is_empty() {
-                self.pieces.pop_front();
-            }
+    fn advance(&mut self, count: usize) {
+        self.body.left -= count as u64;
+        self.sent += count;
+        while let Some((_, range, after)) = self.body.look(&self.body.next)
+            && range.len() <= self.sent
+        {
+            self.sent -= range.len();
+            self.body.next = after;
         }
     }
 }
@@ -246,7 +263,7 @@ mod tests {
             slices.advance(some.len());
             sent.extend(some);
         }
-        assert_eq!((slices.chunk(), slices.left), (&b""[..], 0));
+        assert_eq!((slices.chunk(), slices.remaining()), (&b""[..], 0));
         sent
     }
 
