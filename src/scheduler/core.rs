@@ -9,6 +9,7 @@ use super::{
     pace::Pace,
     policy::{Order, Policy},
     queue::{Next, Queue},
+    starts::Starts,
 };
 use crate::domain::{Attempt, AttemptId, Class, Disposition, EpisodeId, Failure, InstanceId, Kind};
 use std::{
@@ -61,6 +62,7 @@ pub struct Core {
     /// Samples resolved, where the policy asks for it.
     resolved: HashMap<InstanceId, u32>,
     failures_in_a_row: u32,
+    starts: Starts,
     held: Option<String>,
     draining: Option<String>,
     finished: bool,
@@ -71,6 +73,7 @@ impl Core {
     pub fn new(policy: Policy, todo: impl IntoIterator<Item = Todo>, quarantined: impl IntoIterator<Item = (InstanceId, Failure)>) -> Self {
         let mut core = Core {
             forecast: Forecast::new(policy.budget(), Spend::default(), 0),
+            starts: Starts::new(policy.starts_per_s),
             policy,
             pace: Pace::default(),
             queue: Queue::default(),
@@ -359,7 +362,9 @@ impl Core {
             self.queue.longest_first(|instance| self.pace.expected_ms(instance));
         }
         let mut waived = Vec::new();
+        self.starts.advance(now_ms);
         while self.agents < self.policy.concurrency
+            && !self.starts.are_enough()
             && self.grade_queue.len() < self.policy.backlog_limit()
             && self.skipping < SKIPPED_AT_ONCE
             && waived.len() < WAIVED_AT_ONCE
@@ -380,6 +385,7 @@ impl Core {
                 continue;
             }
             self.agents += 1;
+            self.starts.count();
             self.live.insert(episode, live);
             actions.push(Action::StartAgent { id });
         }
@@ -399,8 +405,10 @@ impl Core {
     }
 
     fn next_wake(&self) -> Option<u64> {
-        let attempt = self.queue.due_at().filter(|_| self.draining.is_none() && self.held.is_none());
+        let begins = self.draining.is_none() && self.held.is_none();
+        let attempt = self.queue.due_at().filter(|_| begins);
+        let start = (begins && self.starts.are_enough() && self.agents < self.policy.concurrency).then(|| self.starts.next_ms());
         let grading = self.regrades.peek().map(|Reverse((at, _))| *at);
-        attempt.into_iter().chain(grading).min()
+        attempt.into_iter().chain(start).chain(grading).min()
     }
 }

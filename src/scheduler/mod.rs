@@ -8,3 +8,4 @@ mod message;
 mod pace;
 pub mod policy;
 mod queue;
+mod starts;

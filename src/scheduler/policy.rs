@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 pub struct Policy {
     /// Agents at work at once, each with one sandbox.
     pub concurrency: usize,
+    /// Episodes that are begun a second; 0: no bound. Each takes some 0.3 ms of the engine's processor time besides its sandbox: thousands
+    /// at the same moment would hold up those at work.
+    pub starts_per_s: u32,
     /// Gradings at once, each with one sandbox; 0: as many as the sandboxes' host can hold, one a processor and
     /// `sandbox.limits.memory` each, but no more than agents.
     pub graders: usize,
@@ -58,6 +61,7 @@ impl Default for Policy {
     fn default() -> Self {
         Policy {
             concurrency: 16,
+            starts_per_s: 1000,
             graders: 0,
             grade_backlog: 0,
             max_attempts: 3,
