@@ -48,9 +48,6 @@ pub enum End {
     Killed,
 }
 
-/// Actions that are begun together: when thousands may begin, what else is ready waits for so many only.
-const TURN: usize = 16;
-
 /// Runs the schedule to its end. `told`: what the core has to know from elsewhere, such as that an image is ready or the disk full; its
 /// sender may be dropped.
 pub async fn drive<W: Work>(mut core: Core, work: Arc<W>, mut stop: mpsc::Receiver<Stop>, mut told: mpsc::Receiver<Input>) -> End {
@@ -61,11 +58,7 @@ pub async fn drive<W: Work>(mut core: Core, work: Arc<W>, mut stop: mpsc::Receiv
     loop {
         let mut finished = false;
         let mut wake: Option<u64> = None;
-        for (n, action) in core.step(input, now()).into_iter().enumerate() {
-            if n % TURN == TURN - 1 {
-                // Comes to its turn after all that are ready now.
-                let _ = tokio::spawn(async {}).await;
-            }
+        for action in core.step(input, now()) {
             match action {
                 Action::Finished => finished = true,
                 Action::WakeAt { at_ms } => wake = Some(at_ms),

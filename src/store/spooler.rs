@@ -99,6 +99,7 @@ impl Spooler {
                 let room = waiting.len() < ROUND_JOBS && bytes < ROUND_BYTES && !closing;
                 next = if room { jobs.try_recv().ok() } else { None };
             }
+            // More wait already: they need no rest to come together.
             if waiting.len() == ROUND_JOBS {
                 due = Instant::now();
             }

@@ -1,9 +1,6 @@
 //! A request's body: what all requests of a run have alike, and between it the conversation's own bytes, never copied.
 
-use crate::domain::{
-    Conversation, Role,
-    conversation::Part,
-};
+use crate::domain::{Conversation, Role, conversation::Part};
 use crate::endpoint::settings::SendReasoning;
 use bytes::{Buf, Bytes};
 use hyper::body::{Frame, SizeHint};
