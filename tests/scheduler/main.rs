@@ -174,7 +174,7 @@ proptest! {
 fn a_budget_is_spent_on_episodes_that_are_finished() {
     let all = episodes(1000, 1);
     let todo = all.iter().map(|e| Todo { episode: e.clone(), attempt: Attempt::FIRST, ended: false }).collect();
-    let mut world = World::new(Policy { concurrency: 1000, budget_tokens: 300 * 49, ..Policy::default() }, todo);
+    let mut world = World::new(Policy { concurrency: 1000, starts_per_s: 0, budget_tokens: 300 * 49, ..Policy::default() }, todo);
     world.step(Input::Tick);
     assert_eq!(world.agents.len(), 4, "what one costs is not known");
     let (mut choice, mut most) = (1_usize, 0);

@@ -81,6 +81,7 @@ pub(super) struct World<'a> {
     grade_wait: usize,
     regrade_later: BinaryHeap<Reverse<u64>>,
     last_graded: u64,
+    last_begun: u64,
     agents: usize,
     graders: usize,
     skips: usize,
@@ -121,6 +122,7 @@ impl<'a> World<'a> {
             grade_wait: 0,
             regrade_later: BinaryHeap::new(),
             last_graded: 0,
+            last_begun: 0,
             agents: 0,
             graders: 0,
             skips: 0,
@@ -382,6 +384,7 @@ impl<'a> World<'a> {
                 self.take_pending(&id)?;
                 self.episode(&id).at = At::Agent;
                 self.agents += 1;
+                self.last_begun = self.now;
                 self.report.attempts += 1;
                 let Fate { ms, failure } = fate::agent(seed, &id);
                 self.at(self.now + ms, Event::Agent(id, failure));
@@ -487,7 +490,8 @@ impl<'a> World<'a> {
             return self.wrong(format!("a grader idles while {} attempts wait", self.grade_wait));
         }
         let open = !self.draining && !self.held && self.grade_wait < policy.backlog_limit() && self.skips == 0 && self.waiving == 0;
-        if open && self.agents < policy.concurrency && self.startable > 0 {
+        // Where there are many they begin batch by batch (`starts_per_s`).
+        if open && self.agents < policy.concurrency && self.startable > 0 && self.now > self.last_begun + 16 {
             return self
                 .wrong(format!("{} of {} agents are at work while {} episodes could be", self.agents, policy.concurrency, self.startable));
         }

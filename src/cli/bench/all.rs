@@ -128,6 +128,12 @@ fn measure(args: &Args) -> Result<Report, CliError> {
         eprintln!("sweroll: {} episodes, {} live", plan.episodes, plan.concurrency);
         episodes::measure(&plan, place(None)?.dir()).map_err(failed)
     };
+    // The quick ones first: what they find wrong is known before the long ones took their time.
+    eprintln!("sweroll: simulations");
+    let (limits, images) = (limits::report(0), images::compare(&images::Options::default()));
+    let began = Instant::now();
+    let schedule = schedule::simulate(&Scenario::day(100_000, 0)).map_err(failed)?;
+    let day_s = began.elapsed().as_secs_f64();
     let live = args.at.iter().map(|&n| episodes(args.plan(n))).collect::<Result<Vec<_>, _>>()?;
     let long = (args.long > 0).then(|| episodes(args.long_plan())).transpose()?;
     let processors = machine::processors();
@@ -140,11 +146,6 @@ fn measure(args: &Args) -> Result<Report, CliError> {
     let store = store::measure(place(None)?.dir(), megabytes).map_err(failed)?;
     eprintln!("sweroll: tokens");
     let tokens = tokens::measure(place(None)?.dir(), megabytes, few.len(), args.peer.given()?.as_ref()).map_err(failed)?;
-    eprintln!("sweroll: simulations");
-    let (limits, images) = (limits::report(0), images::compare(&images::Options::default()));
-    let began = Instant::now();
-    let schedule = schedule::simulate(&Scenario::day(100_000, 0)).map_err(failed)?;
-    let day_s = began.elapsed().as_secs_f64();
     machine::bind(&processors).map_err(failed)?;
     let rows = [
         live.iter().flat_map(table::of_episodes).collect(),
