@@ -118,6 +118,20 @@ pub struct UsageColumn {
     pub turns: Vec<super::transcript::Turn>,
 }
 
+impl UsageColumn {
+    /// Of a column, its turns unread.
+    ///
+    /// # Errors
+    /// Where the column holds none.
+    pub fn total(column: &str) -> serde_json::Result<Usage> {
+        #[derive(Deserialize)]
+        struct Total {
+            total: Usage,
+        }
+        serde_json::from_str(column).map(|Total { total }| total)
+    }
+}
+
 /// What the `meta` column holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Meta {

@@ -36,8 +36,8 @@ struct Whole<'a> {
     model: String,
     #[serde(default, borrow, deserialize_with = "list")]
     choices: Vec<Choice<'a>>,
-    #[serde(default)]
-    usage: Value,
+    #[serde(default, borrow)]
+    usage: Option<&'a RawValue>,
     #[serde(default)]
     error: Value,
 }
@@ -96,7 +96,7 @@ fn parse(text: &str, earlier: &Conversation) -> Result<Reply, Broken> {
     };
     fields.remove("role");
     pieces.others = fields.into_iter().map(|(key, raw)| (key, value(raw))).collect();
-    Ok(pieces.reply(&whole.usage, earlier))
+    Ok(pieces.reply(whole.usage.and_then(|raw| usage(raw.get())), earlier))
 }
 
 /// The fields that hold thinking; where both do, the last is taken.
@@ -116,7 +116,7 @@ pub(super) struct Pieces {
 }
 
 impl Pieces {
-    pub fn reply(self, usage: &Value, earlier: &Conversation) -> Reply {
+    pub fn reply(self, usage: Option<Usage>, earlier: &Conversation) -> Reply {
         let Parts { text: content, thinking, others } = self.content;
         let mut extra: Map<_, _> = others.map(|all| ("content".to_owned(), all)).into_iter().collect();
         let mut reasoning_field = None;
@@ -130,7 +130,7 @@ impl Pieces {
             reasoning_field = Some(name);
         }
         extra.extend(self.others.into_iter().filter(|(_, value)| !is_empty(value)));
-        let usage = self::usage(usage).unwrap_or_else(|| {
+        let usage = usage.unwrap_or_else(|| {
             extra.insert("usage_missing".to_owned(), Value::Bool(true));
             Usage::default()
         });
@@ -238,23 +238,52 @@ impl Parts {
     }
 }
 
-/// OpenAI's dialect and DeepSeek's. None where the endpoint counted nothing.
-pub(super) fn usage(usage: &Value) -> Option<Usage> {
-    let count = |path: &str| -> Option<u64> {
-        let number = usage.pointer(path)?;
-        number.as_u64().or_else(|| number.as_f64().filter(|n| *n >= 0.0).map(|n| n as u64))
-    };
-    let cached = count("/prompt_tokens_details/cached_tokens").or_else(|| count("/prompt_cache_hit_tokens")).unwrap_or(0);
-    let prompt = count("/prompt_tokens").or_else(|| Some(cached + count("/prompt_cache_miss_tokens")?));
-    let completion = count("/completion_tokens");
+/// Counts in OpenAI's dialect and DeepSeek's; what is no number counts as not there.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Counts {
+    #[serde(deserialize_with = "if_readable")]
+    prompt_tokens: Option<f64>,
+    #[serde(deserialize_with = "if_readable")]
+    completion_tokens: Option<f64>,
+    #[serde(deserialize_with = "if_readable")]
+    reasoning_tokens: Option<f64>,
+    #[serde(deserialize_with = "if_readable")]
+    prompt_cache_hit_tokens: Option<f64>,
+    #[serde(deserialize_with = "if_readable")]
+    prompt_cache_miss_tokens: Option<f64>,
+    #[serde(deserialize_with = "if_readable")]
+    prompt_tokens_details: Option<Details>,
+    #[serde(deserialize_with = "if_readable")]
+    completion_tokens_details: Option<Details>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Details {
+    #[serde(deserialize_with = "if_readable")]
+    cached_tokens: Option<f64>,
+    #[serde(deserialize_with = "if_readable")]
+    reasoning_tokens: Option<f64>,
+}
+
+/// Tokens by the JSON of a `usage`. None where the endpoint counted nothing.
+pub(super) fn usage(json: &str) -> Option<Usage> {
+    let all: Counts = serde_json::from_str(json).ok()?;
+    let count = |number: Option<f64>| number.filter(|n| *n >= 0.0).map(|n| n as u64);
+    let cached =
+        all.prompt_tokens_details.and_then(|of| count(of.cached_tokens)).or_else(|| count(all.prompt_cache_hit_tokens)).unwrap_or(0);
+    let prompt = count(all.prompt_tokens).or_else(|| Some(cached + count(all.prompt_cache_miss_tokens)?));
+    let completion = count(all.completion_tokens);
     if prompt.is_none() && completion.is_none() {
         return None;
     }
+    let reasoning = all.completion_tokens_details.and_then(|of| count(of.reasoning_tokens)).or_else(|| count(all.reasoning_tokens));
     Some(Usage {
         prompt_tokens: prompt.unwrap_or(0),
         completion_tokens: completion.unwrap_or(0),
         cached_tokens: cached,
-        reasoning_tokens: count("/completion_tokens_details/reasoning_tokens").or_else(|| count("/reasoning_tokens")).unwrap_or(0),
+        reasoning_tokens: reasoning.unwrap_or(0),
     })
 }
 
@@ -284,6 +313,11 @@ pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String,
         Value::Number(number) => number.to_string(),
         _ => String::new(),
     })
+}
+
+/// What stands there, where it is what is looked for.
+fn if_readable<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Ok(serde_json::from_str(<&RawValue>::deserialize(deserializer)?.get()).ok())
 }
 
 /// A list, or the empty one for null.
@@ -348,16 +382,15 @@ mod tests {
 
     #[test]
     fn usage_in_each_dialect() {
-        let of = |text: &str| usage(&serde_json::from_str(text).unwrap());
         let expected = Usage { prompt_tokens: 10, completion_tokens: 5, cached_tokens: 8, reasoning_tokens: 3 };
         for text in [
             r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":8},"completion_tokens_details":{"reasoning_tokens":3}}"#,
             r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_cache_hit_tokens":8,"prompt_cache_miss_tokens":2,"completion_tokens_details":{"reasoning_tokens":3}}"#,
             r#"{"completion_tokens":5.0,"prompt_cache_hit_tokens":8,"prompt_cache_miss_tokens":2,"reasoning_tokens":3,"prompt_tokens_details":null}"#,
         ] {
-            assert_eq!(of(text), Some(expected), "{text}");
+            assert_eq!(usage(text), Some(expected), "{text}");
         }
-        assert_eq!((of("null"), of("{}")), (None, None));
+        assert_eq!((usage("null"), usage("{}"), usage("7"), usage(r#"{"prompt_tokens":"many"}"#)), (None, None, None, None));
         let uncounted = read(br#"{"choices":[{"message":{"content":"a"}}]}"#, &Conversation::default()).unwrap();
         assert_eq!((uncounted.usage, &uncounted.extra["usage_missing"]), (Usage::default(), &json!(true)));
     }

@@ -74,8 +74,7 @@ impl Fold {
 
     /// Tokens of the reply so far: as the endpoint counts them where it does along the way, else an event for one.
     pub fn tokens(&self) -> u64 {
-        let counted = serde_json::from_str(&self.said.usage).ok().and_then(|told| usage(&told));
-        counted.map_or(0, |usage| usage.completion_tokens).max(self.said.pieces)
+        usage(&self.said.usage).map_or(0, |usage| usage.completion_tokens).max(self.said.pieces)
     }
 
     /// The reply, once the stream has ended. Ids of calls as with [`read`].
@@ -182,7 +181,7 @@ impl Said {
         if pieces.finish_reason.is_empty() && !pieces.calls.iter().all(|call| whole(&call.arguments)) {
             return Err(Broken::Unreadable("the stream ended within a call, without a finish_reason".to_owned()));
         }
-        Ok(pieces.reply(&parsed(&self.usage), earlier))
+        Ok(pieces.reply(usage(&self.usage), earlier))
     }
 }
 
