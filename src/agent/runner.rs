@@ -71,46 +71,56 @@ struct Runner<'a> {
 type Stopped = Result<ExitReason, Failure>;
 
 /// Runs the episode to its end. Whatever ended it, the diff is salvaged and the transcript has an `ended`.
-pub async fn run(shared: &Shared, sandbox: &dyn Sandbox, spool: &mut dyn Spool, begun: Begun, admitted: Instant) -> Transcript {
-    let context = Context::new(&begun.messages, &begun.tools);
-    let affinity = pool::key(&begun.id.episode.to_string());
-    let transcript = Transcript::new(&begun);
-    // A spool that cannot be written is found before anything is paid for. The prompt's text lives on in the transcript alone.
-    let durable = match spool.put(&Entry::Begun(begun)).await {
-        Ok(()) => spool.settle().await,
-        refused => refused,
-    };
-    let mut runner = Runner {
-        shared,
-        sandbox,
-        spool,
-        transcript,
-        context,
-        machine: Machine::default(),
-        cwd: sandbox.workdir().to_owned(),
-        began: Instant::now(),
-        waited: Duration::ZERO,
-        affinity,
-    };
-    let stopped = match durable {
-        Ok(()) => runner.turns().await,
-        Err(failure) => Err(failure),
-    };
-    let ended = runner.salvage(stopped, admitted).await;
-    let entry = Entry::Ended(ended);
-    // What cannot be written here any more is still in the transcript, which is committed next.
-    let durable = match runner.spool.put(&entry).await {
-        Ok(()) => runner.spool.settle().await,
-        refused => refused,
-    };
-    if let Err(failure) = durable {
-        tracing::warn!(%failure, "the end of an attempt is not in its spool");
+pub fn run<'a>(
+    shared: &'a Shared,
+    sandbox: &'a dyn Sandbox,
+    spool: &'a mut dyn Spool,
+    begun: Begun,
+    admitted: Instant,
+) -> impl Future<Output = Transcript> + Send + 'a {
+    // Boxes: most of its time an episode waits for the model, and has no room for anything else then.
+    let begin = Box::pin(Runner::begin(shared, sandbox, spool, begun));
+    async move {
+        let (mut runner, durable) = begin.await;
+        let stopped = match durable {
+            Ok(()) => runner.turns().await,
+            Err(failure) => Err(failure),
+        };
+        Box::pin(runner.end(stopped, admitted)).await;
+        runner.transcript
     }
-    runner.transcript.apply(entry);
-    runner.transcript
 }
 
-impl Runner<'_> {
+impl<'a> Runner<'a> {
+    /// Has the prompt in the spool: one that cannot be written is found before anything is paid for.
+    async fn begin(shared: &'a Shared, sandbox: &'a dyn Sandbox, spool: &'a mut dyn Spool, begun: Begun) -> (Self, Result<(), Failure>) {
+        let context = Context::new(&begun.messages, &begun.tools);
+        let affinity = pool::key(&begun.id.episode.to_string());
+        let transcript = Transcript::new(&begun);
+        // The prompt's text lives on in the transcript alone.
+        let durable = match spool.put(&Entry::Begun(begun)).await {
+            Ok(()) => spool.settle().await,
+            refused => refused,
+        };
+        let cwd = sandbox.workdir().to_owned();
+        let (machine, began, waited) = (Machine::default(), Instant::now(), Duration::ZERO);
+        (Runner { shared, sandbox, spool, transcript, context, machine, cwd, began, waited, affinity }, durable)
+    }
+
+    /// Salvages the diff, and has the end in the spool.
+    async fn end(&mut self, stopped: Stopped, admitted: Instant) {
+        let entry = Entry::Ended(self.salvage(stopped, admitted).await);
+        // What cannot be written here any more is still in the transcript, which is committed next.
+        let durable = match self.spool.put(&entry).await {
+            Ok(()) => self.spool.settle().await,
+            refused => refused,
+        };
+        if let Err(failure) = durable {
+            tracing::warn!(%failure, "the end of an attempt is not in its spool");
+        }
+        self.transcript.apply(entry);
+    }
+
     async fn turns(&mut self) -> Stopped {
         loop {
             if let Some(exit) = self.machine.before_turn(&self.shared.limits, self.spent()) {
@@ -134,9 +144,9 @@ impl Runner<'_> {
             match self.machine.replied(&self.shared.limits, reply) {
                 Next::Exit(exit) => return Ok(exit),
                 Next::Remind => self.remind(self.shared.scaffold.reminder()).await?,
-                Next::ExplainCut => self.explain_cut().await?,
+                Next::ExplainCut => Box::pin(self.explain_cut()).await?,
                 Next::Act => {
-                    if let Some(exit) = self.act(calls).await? {
+                    if let Some(exit) = Box::pin(self.act(calls)).await? {
                         return Ok(exit);
                     }
                 }

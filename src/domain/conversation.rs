@@ -10,7 +10,7 @@ use std::{cell::RefCell, ops::Range, sync::Arc};
 pub struct Conversation {
     parts: Arc<Vec<Part>>,
     /// Ids of all calls, in their order.
-    call_ids: Vec<Box<str>>,
+    call_ids: Vec<Arc<str>>,
     replies: usize,
 }
 
@@ -21,8 +21,8 @@ pub struct Part {
     role: Role,
     has_calls: bool,
     bytes: Bytes,
-    /// The thinking, a JSON string, in `bytes`; nothing where there is none.
-    thinking: Range<usize>,
+    /// Where the thinking begins in `bytes`, a JSON string, and its length; 0 where there is none.
+    thinking: (u32, u32),
 }
 
 impl Part {
@@ -32,7 +32,8 @@ impl Part {
         thread_local!(static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
         BYTES.with_borrow_mut(|bytes| {
             bytes.clear();
-            let thinking = write(bytes, message);
+            let Range { start, end } = write(bytes, message);
+            let thinking = (start as u32, (end - start) as u32);
             let part =
                 Part { role: message.role, has_calls: !message.tool_calls.is_empty(), bytes: Bytes::copy_from_slice(bytes), thinking };
             bytes.shrink_to(KEPT);
@@ -71,13 +72,14 @@ impl Part {
     /// Where in `whole` its thinking lies, a JSON string; empty where there is none.
     #[must_use]
     pub fn thinking(&self) -> Range<usize> {
-        self.thinking.clone()
+        let (begin, len) = self.thinking;
+        begin as usize..(begin + len) as usize
     }
 
     /// What it was made of.
     #[must_use]
     pub fn message(&self) -> Message {
-        let Range { start, end } = self.thinking;
+        let Range { start, end } = self.thinking();
         if start == end {
             return read(&self.bytes[1..]);
         }
@@ -113,6 +115,17 @@ fn write(bytes: &mut Vec<u8>, message: &Message) -> Range<usize> {
     thinking
 }
 
+/// Items that a list grows by: doubled, those of thousands of episodes would be a quarter empty.
+const GROWTH: usize = 16;
+
+/// Puts an item into a list that has room for few more.
+pub fn push_tight<T>(list: &mut Vec<T>, item: T) {
+    if list.len() == list.capacity() {
+        list.reserve_exact(GROWTH);
+    }
+    list.push(item);
+}
+
 fn put<T: Serialize>(bytes: &mut Vec<u8>, value: &T) {
     serde_json::to_writer(bytes, value).unwrap_or_else(|e| unreachable!("plain data with string keys: {e}"));
 }
@@ -125,7 +138,7 @@ impl Conversation {
     pub fn push(&mut self, message: &Message) {
         self.call_ids.extend(message.tool_calls.iter().map(|call| call.id.as_str().into()));
         self.replies += usize::from(message.role == Role::Assistant);
-        self.parts_mut().push(Part::new(message));
+        push_tight(self.parts_mut(), Part::new(message));
     }
 
     /// Adds text to the last message, on a line of its own.
@@ -156,7 +169,13 @@ impl Conversation {
     /// Whether a call has this id.
     #[must_use]
     pub fn has_call(&self, id: &str) -> bool {
-        self.call_ids.iter().any(|known| **known == *id)
+        self.call_id(id).is_some()
+    }
+
+    /// This id as a call has it, the latest first.
+    #[must_use]
+    pub fn call_id(&self, id: &str) -> Option<&Arc<str>> {
+        self.call_ids.iter().rev().find(|known| ***known == *id)
     }
 
     /// The messages, each made anew.

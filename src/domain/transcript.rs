@@ -1,6 +1,6 @@
 //! What happened in an attempt, entry by entry: the lines of its spool, and by a fold its trajectory.
 
-use super::{AttemptId, Conversation, ExitReason, Failure, Message, Role};
+use super::{AttemptId, Conversation, ExitReason, Failure, Message, Role, conversation::push_tight};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -159,7 +159,7 @@ pub struct Turn {
 /// An observation without its message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Call {
-    pub tool_call_id: Box<str>,
+    pub tool_call_id: Arc<str>,
     pub tool: Arc<str>,
     pub duration_ms: u64,
     pub exit_code: i32,
@@ -210,7 +210,7 @@ impl Transcript {
                 self.cost_usd += r.cost_usd;
                 self.conversation.push(&r.message);
                 let before = || self.turns.iter().rev();
-                self.turns.push(Turn {
+                let turn = Turn {
                     model: share(r.model, before().map(|turn| &turn.model)),
                     finish_reason: share(r.finish_reason, before().map(|turn| &turn.finish_reason)),
                     usage: r.usage,
@@ -223,16 +223,18 @@ impl Transcript {
                         .find(|extra| ***extra == r.extra)
                         .map_or_else(|| Arc::new(r.extra), Arc::clone),
                     calls: Vec::new(),
-                });
+                };
+                push_tight(&mut self.turns, turn);
             }
             Entry::Observation(o) => {
                 self.malformed += u32::from(o.malformed);
                 let tool = share(o.tool, self.turns.iter().rev().flat_map(|turn| &turn.calls).map(|call| &call.tool));
+                let id = o.message.tool_call_id.as_str();
                 if let Some(turn) = self.turns.last_mut() {
                     // Most turns have one call.
                     turn.calls.reserve_exact(1);
                     turn.calls.push(Call {
-                        tool_call_id: o.message.tool_call_id.as_str().into(),
+                        tool_call_id: self.conversation.call_id(id).map_or_else(|| id.into(), Arc::clone),
                         tool,
                         duration_ms: o.duration_ms,
                         exit_code: o.exit_code,

@@ -18,6 +18,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
+/// Bytes of a reply that are read at a time. Each request that waits for its reply has room for them.
+const READ: usize = 4 << 10;
 /// As reqwest has it.
 const IDLE: Duration = Duration::from_secs(90);
 
@@ -32,7 +34,7 @@ impl Loopback {
     #[must_use]
     pub fn new(headers: HeaderMap, connect: Duration, max_idle: usize) -> Self {
         let mut client = Client::builder(TokioExecutor::new());
-        client.pool_idle_timeout(IDLE).pool_timer(TokioTimer::new()).pool_max_idle_per_host(max_idle);
+        client.pool_idle_timeout(IDLE).pool_timer(TokioTimer::new()).pool_max_idle_per_host(max_idle).http1_read_buf_exact_size(READ);
         Loopback { client: client.build(Dial { timeout: connect }), headers }
     }
 

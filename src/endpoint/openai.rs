@@ -133,15 +133,19 @@ impl OpenAi {
 
     /// What came back, and what it says where it is a success.
     async fn exchange(&self, body: Body, earlier: &Conversation) -> Result<(Exchange, Result<Reply, Broken>), TransportError> {
-        let url = &self.addresses.completions;
         if !self.settings.stream {
-            let exchange = self.transport.post(url, body).await?;
+            let exchange = self.transport.post(&self.addresses.completions, body).await?;
             let reply = wire::read(&exchange.body, earlier);
             return Ok((exchange, reply));
         }
+        // A box: who does not stream has no room for it.
+        Box::pin(self.stream(body, earlier)).await
+    }
+
+    async fn stream(&self, body: Body, earlier: &Conversation) -> Result<(Exchange, Result<Reply, Broken>), TransportError> {
         let mut fold = Fold::new(usize::try_from(self.settings.max_reply_bytes).unwrap_or(usize::MAX));
         let began = Instant::now();
-        let (exchange, first_token) = self.transport.post_streaming(url, body, &mut fold).await?;
+        let (exchange, first_token) = self.transport.post_streaming(&self.addresses.completions, body, &mut fold).await?;
         let mut reply = fold.reply(earlier);
         if let (Ok(reply), Some(first)) = (&mut reply, first_token) {
             let ms = first.into_std().saturating_duration_since(began).as_millis();

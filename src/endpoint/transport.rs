@@ -8,6 +8,7 @@ use crate::endpoint::{
 };
 use crate::http::{chain, is_loopback};
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use reqwest::{
@@ -218,16 +219,17 @@ impl Transport {
     }
 
     /// The next thing to come, within the time that it has and the time that is left.
-    async fn within<T, E>(&self, deadline: Instant, next: impl Future<Output = Result<T, E>>) -> Result<T, TransportError>
+    fn within<T, E>(&self, deadline: Instant, next: impl Future<Output = Result<T, E>>) -> impl Future<Output = Result<T, TransportError>>
     where
         TransportError: From<E>,
     {
-        let silent = Instant::now() + self.first_byte;
-        match timeout_at(silent.min(deadline), next).await {
+        let (first_byte, total, silent) = (self.first_byte, self.total, Instant::now() + self.first_byte);
+        // Not `async`, which would have room for `next` twice.
+        timeout_at(silent.min(deadline), next).map(move |ended| match ended {
             Ok(next) => Ok(next?),
-            Err(_) if silent < deadline => Err(TransportError::Silent(self.first_byte)),
-            Err(_) => Err(TransportError::Slow(self.total)),
-        }
+            Err(_) if silent < deadline => Err(TransportError::Silent(first_byte)),
+            Err(_) => Err(TransportError::Slow(total)),
+        })
     }
 }
 

@@ -192,8 +192,12 @@ impl Engine {
     async fn run_agent(&self, id: &AttemptId) -> Result<(), Failure> {
         let admitted = Instant::now();
         // Boxes: what is large while it works, an episode would otherwise hold for the hours that it lives.
-        let (sandbox, instance, head) = Box::pin(self.begin(id)).await?;
-        let transcript = Box::pin(self.converse(&*sandbox, instance, head, admitted)).await;
+        let (sandbox, opening) = Box::pin(self.begin(id)).await?;
+        let mut spool = DurableSpool(self.store.spool(id));
+        let transcript = match Box::pin(self.prompt(&*sandbox, opening, admitted)).await {
+            Ok(begun) => Ok(Box::pin(runner::run(&self.shared, &*sandbox, &mut spool, begun, admitted)).await),
+            Err(failure) => Err(failure),
+        };
         if let Err(failure) = sandbox.destroy().await {
             tracing::warn!(%id, %failure, "a sandbox may be left; it is swept at the end of the run");
         }
@@ -204,7 +208,7 @@ impl Engine {
     }
 
     /// A prepared sandbox for the attempt.
-    async fn begin(&self, id: &AttemptId) -> Result<(Box<dyn Sandbox>, Instance, Begun), Failure> {
+    async fn begin(&self, id: &AttemptId) -> Result<(Box<dyn Sandbox>, Box<Opening>), Failure> {
         let head = self.head(id);
         (self.emit)(EventKind::AttemptStarted { id: id.clone() }).await;
         self.store.started(id.clone()).await.map_err(|e| e.failure())?;
@@ -213,23 +217,20 @@ impl Engine {
             images.lease(id, true).await?;
         }
         let (sandbox, prepared) = self.bases.start(&self.spec(id, Purpose::Agent, &instance), &instance).await?;
-        Ok((sandbox, instance, Begun { base_tree: prepared.base_tree, ..head }))
+        Ok((sandbox, Box::new(Opening { instance, head: Begun { base_tree: prepared.base_tree, ..head } })))
     }
 
-    async fn converse(&self, sandbox: &dyn Sandbox, instance: Instance, head: Begun, admitted: Instant) -> Result<Transcript, Failure> {
+    /// The transcript's first entry, with the prompt.
+    async fn prompt(&self, sandbox: &dyn Sandbox, opening: Box<Opening>, admitted: Instant) -> Result<Begun, Failure> {
+        let Opening { instance, head } = *opening;
         let messages = self
             .shared
             .scaffold
             .render(&instance, sandbox.workdir())
             .map_err(|e| Failure::new(Kind::RunDir, format!("the prompt of {} cannot be rendered: {e}", instance.instance_id)))?;
-        // Its tests and patches may be long, and the episode lives for hours.
-        drop(instance);
         let setup_ms = admitted.elapsed().as_millis() as u64;
         (self.emit)(EventKind::AgentStarted { id: head.id.clone(), setup_ms }).await;
-        let image_digest = sandbox.image_digest().to_owned();
-        let mut spool = DurableSpool(self.store.spool(&head.id));
-        let begun = Begun { messages, image_digest, setup_ms, ..head };
-        Ok(Box::pin(runner::run(&self.shared, sandbox, &mut spool, begun, admitted)).await)
+        Ok(Begun { messages, image_digest: sandbox.image_digest().to_owned(), setup_ms, ..head })
     }
 
     async fn run_grade(&self, id: &AttemptId) -> Result<bool, Failure> {
@@ -283,6 +284,12 @@ impl Engine {
     }
 }
 
+/// What an attempt begins with. Tests and patches may be long.
+struct Opening {
+    instance: Instance,
+    head: Begun,
+}
+
 /// All that a record is made of.
 struct Whole {
     transcript: Transcript,
@@ -334,7 +341,7 @@ pub(super) fn stream(outcome: &Outcome) -> Stream {
 
 pub(super) fn outcome(trajectory: &Trajectory, counts: bool) -> serde_json::Result<Outcome> {
     let meta = trajectory.meta()?;
-    let usage: UsageColumn = serde_json::from_str(&trajectory.usage)?;
+    let usage = UsageColumn::total(&trajectory.usage)?;
     Ok(Outcome {
         counts,
         exit_reason: trajectory.exit_reason,
@@ -343,7 +350,7 @@ pub(super) fn outcome(trajectory: &Trajectory, counts: bool) -> serde_json::Resu
         failure: meta.failure,
         turns: trajectory.num_turns,
         tokens: trajectory.num_tokens,
-        usage: usage.total,
+        usage,
         cost_usd: trajectory.cost_usd,
         duration_ms: meta.duration_ms,
     })

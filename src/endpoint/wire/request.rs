@@ -41,15 +41,21 @@ impl Envelope {
     }
 }
 
-/// A body that can be sent any number of times: each clone begins where this one stands, and shares its bytes.
+/// A body that can be sent any number of times: each clone begins where this one stands, and shares its bytes. A box: it goes through many
+/// hands, and each connection makes room for 32 of them.
 #[derive(Debug, Clone)]
-pub struct Body {
+pub struct Body(Box<Pieces>);
+
+#[derive(Debug, Clone)]
+struct Pieces {
     envelope: Envelope,
     parts: Arc<Vec<Part>>,
     thoughts: Thoughts,
     /// Bytes that are still to come.
     left: u64,
     next: Next,
+    /// Bytes of the next piece that are sent.
+    sent: usize,
 }
 
 /// Which messages go with their thinking, under which key.
@@ -105,15 +111,17 @@ impl Body {
         let messages: usize = parts.iter().enumerate().map(message).sum();
         // The first message's comma is not sent.
         let left = (envelope.head.len() + messages - usize::from(!parts.is_empty()) + envelope.tail.len()) as u64;
-        Body { envelope, parts, thoughts, left, next: Next::Head }
+        Body(Box::new(Pieces { envelope, parts, thoughts, left, next: Next::Head, sent: 0 }))
     }
 
     /// All of it as one frame.
     #[must_use]
     pub fn whole(self) -> Whole {
-        Whole(Some(Slices { body: self, sent: 0 }))
+        Whole(Some(Slices(self.0)))
     }
+}
 
+impl Pieces {
     /// The next piece as part of the bytes that have it, and what comes after it.
     fn look(&self, next: &Next) -> Option<(&Bytes, Range<usize>, Next)> {
         let all = |bytes: &Bytes| 0..bytes.len();
@@ -156,15 +164,15 @@ impl hyper::body::Body for Body {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.piece().map(|piece| Ok(Frame::data(piece))))
+        Poll::Ready(self.0.piece().map(|piece| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.next, Next::Nothing)
+        matches!(self.0.next, Next::Nothing)
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
+        SizeHint::with_exact(self.0.left)
     }
 }
 
@@ -191,18 +199,14 @@ impl hyper::body::Body for Whole {
 
 /// What of a body is not sent yet. It borrows each piece where it lies: nothing is counted or made for them.
 #[derive(Debug)]
-pub struct Slices {
-    body: Body,
-    /// Bytes of the body's next piece that are sent.
-    sent: usize,
-}
+pub struct Slices(Box<Pieces>);
 
 impl Slices {
     /// What is left of the pieces; none of them is empty.
     fn pieces(&self) -> impl Iterator<Item = &[u8]> {
-        let (mut next, mut sent) = (self.body.next, self.sent);
+        let (mut next, mut sent) = (self.0.next, self.0.sent);
         let all = std::iter::from_fn(move || {
-            let (bytes, range, after) = self.body.look(&next)?;
+            let (bytes, range, after) = self.0.look(&next)?;
             next = after;
             Some(&bytes[range][std::mem::take(&mut sent)..])
         });
@@ -212,7 +216,7 @@ impl Slices {
 
 impl Buf for Slices {
     fn remaining(&self) -> usize {
-        self.body.left as usize
+        self.0.left as usize
     }
 
     fn chunk(&self) -> &[u8] {
@@ -224,13 +228,14 @@ impl Buf for Slices {
     }
 
     fn advance(&mut self, count: usize) {
-        self.body.left -= count as u64;
-        self.sent += count;
-        while let Some((_, range, after)) = self.body.look(&self.body.next)
-            && range.len() <= self.sent
+        let body = &mut *self.0;
+        body.left -= count as u64;
+        body.sent += count;
+        while let Some((_, range, after)) = body.look(&body.next)
+            && range.len() <= body.sent
         {
-            self.sent -= range.len();
-            self.body.next = after;
+            body.sent -= range.len();
+            body.next = after;
         }
     }
 }
@@ -268,10 +273,10 @@ mod tests {
         let parameters = serde_json::from_str(r#"{"temperature":1.0,"max_tokens":9}"#).unwrap();
         let envelope = Envelope::new("m", tools, &parameters).unwrap();
         let mut body = Body::new(envelope, &messages.iter().collect(), send_reasoning, "reasoning_content");
-        let (told, again) = (body.left, body.clone());
-        let read = |body: &mut Body| std::iter::from_fn(|| body.piece()).flatten().collect::<Vec<u8>>();
+        let (told, again) = (body.0.left, body.clone());
+        let read = |body: &mut Body| std::iter::from_fn(|| body.0.piece()).flatten().collect::<Vec<u8>>();
         let bytes = read(&mut body);
-        assert_eq!((told, body.left), (bytes.len() as u64, 0));
+        assert_eq!((told, body.0.left), (bytes.len() as u64, 0));
         assert_eq!(read(&mut again.clone()), bytes, "it can be sent again");
         assert_eq!(read_slices(again.whole(), 7), bytes, "as one frame too");
         String::from_utf8(bytes).unwrap()
