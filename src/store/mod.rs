@@ -54,7 +54,7 @@ use journal::{JOURNAL_FORMAT, Journal};
 use serde::{Deserialize, Serialize};
 use spooler::Spooler;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -77,6 +77,7 @@ pub struct Settings {
     /// Time between two writings of the manifest, where anything is committed at all.
     pub manifest_seconds: u64,
     /// Milliseconds from one sync of the live attempts' entries to the next, where they come so fast: one sync serves all of them.
+    /// Twice as many where sixteen come in that time: replies wait for it while their calls run.
     pub spool_sync_ms: u64,
     /// Bytes of the logs of the spool, sixteen at most. One is removed once its attempts are committed; beyond these bytes the
     /// oldest is given up, once its live attempts have files of their own. 10,000 live ones with contexts of 30,000 tokens take 2 GB.
@@ -194,7 +195,8 @@ impl Store {
             syncs: settings.spool_syncs.max(1),
             max_entry_bytes: settings.max_record_bytes,
             log: None,
-            full: VecDeque::new(),
+            full: BTreeSet::new(),
+            index: redo::Index::default(),
             number: 0,
             retiring: None,
         };

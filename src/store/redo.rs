@@ -7,7 +7,7 @@ use super::{
     run_dir::Layout,
     spool,
 };
-use crate::domain::AttemptId;
+use crate::domain::{AttemptId, conversation::push_tight};
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 use std::{
@@ -26,7 +26,7 @@ struct Head {
     id: AttemptId,
     /// Where the entry lies in the attempt's file.
     offset: u64,
-    bytes: u64,
+    bytes: u32,
     /// SipHash-1-3 of the bytes under a key of zeros: a record that a crash tore does not have it.
     sip: u64,
 }
@@ -40,9 +40,12 @@ fn sip(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// Puts one entry behind `log`. Returns where in `log` its bytes begin.
+/// Longest entry.
+pub const MAX_ENTRY_BYTES: u64 = u32::MAX as u64;
+
+/// Puts one entry of at most [`MAX_ENTRY_BYTES`] behind `log`. Returns where in `log` its bytes begin.
 pub fn write(log: &mut Vec<u8>, id: &AttemptId, offset: u64, entry: &[u8]) -> usize {
-    log.extend(super::json_line(&Head { id: id.clone(), offset, bytes: entry.len() as u64, sip: sip(entry) }));
+    log.extend(super::json_line(&Head { id: id.clone(), offset, bytes: entry.len() as u32, sip: sip(entry) }));
     log.extend_from_slice(entry);
     log.len() - entry.len()
 }
@@ -53,34 +56,34 @@ fn read(log: &mut impl BufRead) -> io::Result<Option<(Head, usize)>> {
     log.by_ref().take(MAX_HEAD_BYTES).read_until(b'\n', &mut line)?;
     let Ok(head) = serde_json::from_slice::<Head>(&line) else { return Ok(None) };
     // In pieces: a head that a crash tore may claim any length.
-    let (mut hasher, mut left) = (SipHasher13::new(), head.bytes);
+    let (mut hasher, mut left) = (SipHasher13::new(), head.bytes as usize);
     while left > 0 {
         let piece = log.fill_buf()?;
-        let taken = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let taken = piece.len().min(left);
         if taken == 0 {
             return Ok(None);
         }
         hasher.write(&piece[..taken]);
         log.consume(taken);
-        left -= taken as u64;
+        left -= taken;
     }
     Ok((hasher.finish() == head.sip).then_some((head, line.len())))
 }
 
 /// The path of the log of this number.
 #[must_use]
-pub fn path(layout: &Layout, number: u64) -> PathBuf {
+pub fn path(layout: &Layout, number: u32) -> PathBuf {
     layout.spool().join(format!("redo-{number}.log"))
 }
 
 /// Numbers of the logs that are there, in order.
-fn list(layout: &Layout) -> Result<BTreeSet<u64>, StoreError> {
+fn list(layout: &Layout) -> Result<BTreeSet<u32>, StoreError> {
     let dir = layout.spool();
     let fail = |e: io::Error| StoreError::io("read", &dir, &e);
     let mut numbers = BTreeSet::new();
     for entry in fs::read_dir(&dir).map_err(fail)? {
         let name = entry.map_err(fail)?.file_name();
-        let number: Option<u64> = name.to_str().and_then(|name| name.strip_prefix("redo-")?.strip_suffix(".log")?.parse().ok());
+        let number: Option<u32> = name.to_str().and_then(|name| name.strip_prefix("redo-")?.strip_suffix(".log")?.parse().ok());
         numbers.extend(number);
     }
     Ok(numbers)
@@ -89,10 +92,10 @@ fn list(layout: &Layout) -> Result<BTreeSet<u64>, StoreError> {
 /// One entry in a log, and its place in the attempt's file.
 #[derive(Debug, Clone, Copy)]
 struct Piece {
-    log: u64,
     at: u64,
     offset: u64,
-    bytes: u64,
+    log: u32,
+    bytes: u32,
 }
 
 /// Where the entries of attempts lie in logs, each attempt's in the order in which they came.
@@ -104,7 +107,7 @@ impl Index {
     ///
     /// # Errors
     /// Where a log cannot be read.
-    pub fn read(layout: &Layout) -> Result<(Self, BTreeSet<u64>), StoreError> {
+    pub fn read(layout: &Layout) -> Result<(Self, BTreeSet<u32>), StoreError> {
         let (mut index, numbers) = (Index::default(), list(layout)?);
         for &number in &numbers {
             let path = path(layout, number);
@@ -117,39 +120,51 @@ impl Index {
             while let Some((head, skipped)) = read(&mut log).map_err(|e| StoreError::io("read", &path, &e))? {
                 at += skipped as u64;
                 index.add(&head.id, number, at, head.offset, head.bytes);
-                at += head.bytes;
+                at += u64::from(head.bytes);
             }
         }
         Ok((index, numbers))
     }
 
     /// An entry of `bytes` that begins `at` in the log of this number, and at `offset` in its attempt's file.
-    pub fn add(&mut self, id: &AttemptId, log: u64, at: u64, offset: u64, bytes: u64) {
-        let piece = Piece { log, at, offset, bytes };
+    pub fn add(&mut self, id: &AttemptId, log: u32, at: u64, offset: u64, bytes: u32) {
+        let piece = Piece { at, offset, log, bytes };
         match self.0.get_mut(id) {
-            Some(pieces) => pieces.push(piece),
+            Some(pieces) => push_tight(pieces, piece),
             None => drop(self.0.insert(id.clone(), vec![piece])),
         }
     }
 
-    /// Of one attempt in all of these, in their order.
-    pub fn joined<'a>(id: &AttemptId, all: impl Iterator<Item = &'a Index>) -> Self {
-        Index(BTreeMap::from([(id.clone(), all.filter_map(|index| index.0.get(id)).flatten().copied().collect())]))
+    /// What lies in these logs.
+    #[must_use]
+    pub fn of(&self, logs: &BTreeSet<u32>) -> Self {
+        let within = |pieces: &Vec<Piece>| pieces.iter().filter(|piece| logs.contains(&piece.log)).copied().collect::<Vec<_>>();
+        let all = self.0.iter().map(|(id, pieces)| (id.clone(), within(pieces)));
+        Index(all.filter(|(_, pieces)| !pieces.is_empty()).collect())
     }
 
-    #[must_use]
-    pub fn has(&self, id: &AttemptId) -> bool {
-        self.0.contains_key(id)
+    /// Logs in which something of the attempt lies.
+    pub fn logs_of(&self, id: &AttemptId) -> impl Iterator<Item = u32> {
+        self.0.get(id).into_iter().flatten().map(|piece| piece.log)
     }
 
+    /// Logs in which anything lies.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    pub fn logs(&self) -> BTreeSet<u32> {
+        self.0.values().flat_map(|pieces| pieces.chunk_by(|a, b| a.log == b.log)).map(|pieces| pieces[0].log).collect()
     }
 
     /// Forgets the attempts that are `done`.
     pub fn forget(&mut self, done: impl Fn(&AttemptId) -> bool) {
         self.0.retain(|id, _| !done(id));
+    }
+
+    /// Forgets what lies in these logs.
+    pub fn forget_logs(&mut self, logs: &BTreeSet<u32>) {
+        self.0.retain(|_, pieces| {
+            pieces.retain(|piece| !logs.contains(&piece.log));
+            !pieces.is_empty()
+        });
     }
 
     pub fn attempts(&self) -> impl Iterator<Item = &AttemptId> {
@@ -219,7 +234,7 @@ fn spill_one(
 /// Logs that are read from, each opened once.
 struct Logs<'a> {
     layout: &'a Layout,
-    open: BTreeMap<u64, File>,
+    open: BTreeMap<u32, File>,
 }
 
 impl<'a> Logs<'a> {

@@ -4,7 +4,7 @@
 use super::{
     StoreError,
     files::{self, Disk},
-    redo::Index,
+    redo::{self, Index},
     run_dir::Layout,
     spooler::{Append, Job},
 };
@@ -46,7 +46,7 @@ impl SpoolWriter {
     /// Where the entry before it could not be written, or belongs to an earlier process; or this one is over the limit. Neither is there then.
     pub async fn put(&mut self, entry: &Entry) -> Result<(), StoreError> {
         let line = super::json_line(entry);
-        let (bytes, limit) = (line.len() as u64, self.max_entry_bytes);
+        let (bytes, limit) = (line.len() as u64, self.max_entry_bytes.min(redo::MAX_ENTRY_BYTES));
         if bytes > limit {
             return Err(StoreError::TooLarge { what: "an entry of the spool".into(), bytes, limit });
         }

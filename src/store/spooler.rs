@@ -11,7 +11,7 @@ use super::{
 };
 use crate::domain::{AttemptId, Entry};
 use std::{
-    collections::VecDeque,
+    collections::BTreeSet,
     fs,
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
@@ -52,26 +52,29 @@ pub(super) struct Spooler {
     pub syncs: usize,
     pub max_entry_bytes: u64,
     pub log: Option<Log>,
-    /// Full ones, oldest first.
-    pub full: VecDeque<Log>,
+    /// Full ones.
+    pub full: BTreeSet<u32>,
+    /// What lies in all logs.
+    pub index: redo::Index,
     /// Of the next log.
-    pub number: u64,
-    /// Logs that are being given up, and how many of them were, in the end.
-    pub retiring: Option<(Arc<VecDeque<Log>>, JoinHandle<usize>)>,
+    pub number: u32,
+    /// Logs that are being given up, and those of them that were, in the end.
+    pub retiring: Option<(BTreeSet<u32>, JoinHandle<BTreeSet<u32>>)>,
 }
 
 pub(super) struct Log {
-    number: u64,
+    number: u32,
     file: AppendFile,
     good: u64,
     /// Bytes that are durable; those of observations up to `good` may not be.
     synced: u64,
-    index: redo::Index,
 }
 
 /// What one round takes at most: it bounds the memory, the wait of the first, and how many attempts go on at the same moment.
 const ROUND_JOBS: usize = 128;
 const ROUND_BYTES: usize = 32 << 20;
+/// Jobs of a round after which the rest is twice as long: one sync should serve more of them.
+const CROWD: usize = 16;
 /// Logs among which the bytes are shared. One goes at once when its attempts are committed: there are as many as live ones need.
 const LOGS: u64 = 16;
 
@@ -99,27 +102,28 @@ impl Spooler {
                 let room = waiting.len() < ROUND_JOBS && bytes < ROUND_BYTES && !closing;
                 next = if room { jobs.try_recv().ok() } else { None };
             }
-            // More wait already: they need no rest to come together.
-            if waiting.len() == ROUND_JOBS {
-                due = Instant::now();
+            match waiting.len() {
+                // More wait already: they need no rest to come together.
+                ROUND_JOBS => due = Instant::now(),
+                CROWD.. => due += self.rest,
+                _ => {}
             }
             self.round(waiting);
             for (id, answer) in asked {
                 let _ = answer.send(self.recover(&id));
             }
         }
-        self.full.extend(self.log.take());
+        self.full.extend(self.log.take().map(|log| log.number));
         self.settle_retiring();
-        let logs = Arc::new(std::mem::take(&mut self.full));
+        let logs = std::mem::take(&mut self.full);
         self.retire(logs)();
     }
 
     fn recover(&mut self, id: &AttemptId) -> Result<Vec<Entry>, StoreError> {
-        if self.retiring.as_ref().is_some_and(|(logs, _)| logs.iter().any(|log| log.index.has(id))) {
+        if self.retiring.as_ref().is_some_and(|(logs, _)| self.index.logs_of(id).any(|log| logs.contains(&log))) {
             self.settle_retiring();
         }
-        let index = redo::Index::joined(id, self.full.iter().chain(&self.log).map(|log| &log.index));
-        spool::recover(&self.layout, &index, id, &self.disk, self.max_entry_bytes)
+        spool::recover(&self.layout, &self.index, id, &self.disk, self.max_entry_bytes)
     }
 
     fn round(&mut self, mut appends: Vec<Append>) {
@@ -143,58 +147,68 @@ impl Spooler {
             Some(log) => log,
             None => {
                 let file = AppendFile::open(&redo::path(&self.layout, self.number), &self.disk)?;
-                let log = Log { number: self.number, good: file.len(), synced: file.len(), file, index: redo::Index::default() };
+                let log = Log { number: self.number, good: file.len(), synced: file.len(), file };
                 self.number += 1;
                 self.log.insert(log)
             }
         };
-        log.write(appends)
+        let places = log.write(appends)?;
+        for (append, at) in appends.iter().zip(places) {
+            self.index.add(&append.id, log.number, at, append.offset, append.line.len() as u32);
+        }
+        Ok(())
     }
 
-    /// The next entries go to another log, while the oldest is given up beside them.
+    /// The next entries go to another log, while the oldest are given up beside them: those that are needed no more, and one where
+    /// there are too many.
     fn rotate(&mut self) {
-        self.full.extend(self.log.take());
+        self.full.extend(self.log.take().map(|log| log.number));
         self.settle_retiring();
         // Locked for one at a time: the event loop asks the state too.
-        let done = |id: &AttemptId| self.state.lock().unwrap_or_else(PoisonError::into_inner).is_committed(id);
-        self.full.iter_mut().for_each(|log| log.index.forget(done));
-        let (mut over, live) = std::mem::take(&mut self.full).into_iter().partition::<VecDeque<_>, _>(|log| log.index.is_empty());
-        self.full = live;
-        over.extend(self.full.drain(..(self.full.len() + 1).saturating_sub(LOGS as usize)));
-        if !over.is_empty() {
-            let logs = Arc::new(over);
-            let thread = thread::spawn(self.retire(Arc::clone(&logs)));
-            self.retiring = Some((logs, thread));
+        self.index.forget(|id| self.state.lock().unwrap_or_else(PoisonError::into_inner).is_committed(id));
+        let live = self.index.logs();
+        let excess = (live.len() + 1).saturating_sub(LOGS as usize);
+        let kept: BTreeSet<u32> = live.into_iter().skip(excess).collect();
+        let (stay, go) = std::mem::take(&mut self.full).into_iter().partition(|log| kept.contains(log));
+        self.full = stay;
+        if !BTreeSet::is_empty(&go) {
+            let thread = thread::spawn(self.retire(go.clone()));
+            self.retiring = Some((go, thread));
         }
     }
 
     /// What could not be given up is tried again with the next.
     fn settle_retiring(&mut self) {
         if let Some((logs, thread)) = self.retiring.take() {
-            let gone = thread.join().unwrap_or(0);
-            let left = Arc::into_inner(logs).into_iter().flatten().skip(gone);
-            self.full = left.chain(std::mem::take(&mut self.full)).collect();
+            let gone = thread.join().unwrap_or_default();
+            self.index.forget_logs(&gone);
+            self.full.extend(logs.difference(&gone));
         }
     }
 
-    /// Gives up the logs, oldest first, up to one with which that fails; returns how many.
-    fn retire(&self, logs: Arc<VecDeque<Log>>) -> impl FnOnce() -> usize + Send + 'static {
+    /// Gives up the logs and returns those with which that went well.
+    fn retire(&self, logs: BTreeSet<u32>) -> impl FnOnce() -> BTreeSet<u32> + Send + 'static {
         let (layout, disk, state, syncs) = (self.layout.clone(), self.disk.clone(), Arc::clone(&self.state), self.syncs);
-        let done = move |id: &AttemptId| state.lock().unwrap_or_else(PoisonError::into_inner).is_committed(id);
-        let give_up = move |log: &Log| {
-            log.index.spill(&layout, &disk, syncs, &done)?;
-            files::remove_if_there(&redo::path(&layout, log.number))
-        };
-        let warn = |e: &StoreError| tracing::warn!("logs of the spool stay for now: {e}");
-        move || logs.iter().take_while(|log| give_up(log).inspect_err(warn).is_ok()).count()
+        let index = self.index.of(&logs);
+        move || {
+            let done = |id: &AttemptId| state.lock().unwrap_or_else(PoisonError::into_inner).is_committed(id);
+            let warn = |e: &StoreError| tracing::warn!("logs of the spool stay for now: {e}");
+            if index.spill(&layout, &disk, syncs, done).inspect_err(warn).is_err() {
+                return BTreeSet::new();
+            }
+            let give_up = |log: &u32| files::remove_if_there(&redo::path(&layout, *log)).inspect_err(warn).is_ok();
+            logs.into_iter().take_while(give_up).collect()
+        }
     }
 }
 
 impl Log {
-    fn write(&mut self, appends: &[Append]) -> Result<(), StoreError> {
+    /// Returns where each of them lies.
+    fn write(&mut self, appends: &[Append]) -> Result<Vec<u64>, StoreError> {
         let mut records = Vec::with_capacity(appends.iter().map(|append| append.line.len() + 256).sum());
-        let places: Vec<u64> =
-            appends.iter().map(|append| redo::write(&mut records, &append.id, append.offset, &append.line) as u64).collect();
+        let begun = self.good;
+        let place = |append: &Append| begun + redo::write(&mut records, &append.id, append.offset, &append.line) as u64;
+        let places = appends.iter().map(place).collect();
         if self.file.is_ragged(self.good) {
             self.renew()?;
         }
@@ -204,12 +218,9 @@ impl Log {
             let _ = self.renew();
             return Err(e);
         }
-        for (append, at) in appends.iter().zip(places) {
-            self.index.add(&append.id, self.number, self.good + at, append.offset, append.line.len() as u64);
-        }
         self.good = self.file.len();
         self.synced = if sync { self.good } else { self.synced };
-        Ok(())
+        Ok(places)
     }
 
     fn renew(&mut self) -> Result<(), StoreError> {
