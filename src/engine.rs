@@ -37,25 +37,32 @@ use std::sync::{Arc, Mutex, OnceLock};
 use tokio::sync::{Semaphore, mpsc};
 
 /// Of the allocator; each keeps freed memory of its own.
-const ARENAS: i32 = 4;
+const ARENAS: i32 = 2;
 
-/// The event loop, on as many threads as there are processors where nothing is said.
+/// Threads of the event loop: each bears some 3,000 turns a second, and those that share work wake each other for it.
+const MAX_WORKERS: usize = 8;
+
+/// Threads that the event loop has on so many processors. The others are for what it hands over: records, compression, sandboxes.
+#[must_use]
+pub fn workers(processors: usize) -> usize {
+    (processors / 2).clamp(1, MAX_WORKERS)
+}
+
+/// The event loop.
 ///
 /// # Errors
 /// Of the kernel.
-pub fn runtime(threads: Option<usize>) -> std::io::Result<tokio::runtime::Runtime> {
-    runtime_builder(threads).build()
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    runtime_builder(workers(processors)).build()
 }
 
-/// The same, to be added to.
+/// The same on so many threads, to be added to.
 #[must_use]
-pub fn runtime_builder(threads: Option<usize>) -> tokio::runtime::Builder {
+pub fn runtime_builder(workers: usize) -> tokio::runtime::Builder {
     linux::keep_memory(ARENAS);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = threads {
-        builder.worker_threads(threads);
-    }
-    builder.enable_all();
+    builder.worker_threads(workers).enable_all();
     builder
 }
 

@@ -206,7 +206,7 @@ fn left_out(shown: &[BadRow], total: u64) {
 
 /// A runtime for the commands that need one.
 fn block_on<F: Future>(future: F) -> Result<F::Output, CliError> {
-    let runtime = crate::engine::runtime(None).map_err(|e| CliError::failed(format!("no async runtime: {e}")))?;
+    let runtime = crate::engine::runtime().map_err(|e| CliError::failed(format!("no async runtime: {e}")))?;
     Ok(runtime.block_on(future))
 }
 
