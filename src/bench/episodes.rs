@@ -5,6 +5,7 @@ use super::{
     endpoint::Endpoint,
     machine::{self, Machine},
     meter::Histogram,
+    place::Helper,
     rows,
     threads::{self, Share, Threads},
     watched::{Watch, Watched},
@@ -15,10 +16,12 @@ use crate::{
     engine,
     scheduler::driver::End,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
+    io::Read,
     path::Path,
+    process::{Command, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -46,7 +49,7 @@ const SPARE_FILES: u64 = 300;
 const WARM: u64 = 1000;
 
 /// What is done.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// Live episodes at most.
     pub concurrency: usize,
@@ -76,7 +79,7 @@ pub(super) fn broken(what: &str, error: impl std::fmt::Display) -> BenchError {
 }
 
 /// Figures of one measurement, with what they were taken on.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     pub schema_version: u32,
     pub machine: Machine,
@@ -89,7 +92,7 @@ pub struct Report {
 }
 
 /// `docs/performance.md` says how each is taken.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
     pub wall_s: f64,
     pub turns: u64,
@@ -259,8 +262,8 @@ pub fn measure(plan: &Plan, dir: &Path) -> Result<Report, BenchError> {
     bind(if theirs.is_empty() { &all } else { theirs })?;
     let endpoint = Endpoint::start(plan, &instances)?;
     bind(ours)?;
-    let (threads, workers) = (Threads::default(), ours.len().max(1));
-    let runtime = threads.told_apart(&mut engine::runtime_builder(Some(workers)), workers).build();
+    let (threads, workers) = (Threads::default(), engine::workers(ours.len()));
+    let runtime = threads.told_apart(&mut engine::runtime_builder(workers), workers).build();
     let runtime = runtime.map_err(|e| broken("no async runtime", e))?;
     runtime.block_on(warm_up(plan, &instances, &dir.join("warm"), &threads))?;
     let settings = settings_of(plan, endpoint.url(), &instances, rows)?;
@@ -268,6 +271,39 @@ pub fn measure(plan: &Plan, dir: &Path) -> Result<Report, BenchError> {
     bind(&all)?;
     let file_system = machine::file_system(dir);
     Ok(Report { schema_version: BENCH_VERSION, machine, plan: plan.clone(), file_system, figures, threads })
+}
+
+/// As [`measure`], in a process and a directory of its own: what this one did before would be in its memory already.
+///
+/// # Errors
+/// As [`measure`]; the process says why itself.
+pub fn measure_apart(plan: &Plan) -> Result<Report, BenchError> {
+    let program = std::env::current_exe().map_err(|e| broken("this program's own path", e))?;
+    let options = [
+        ("--concurrency", plan.concurrency.to_string()),
+        ("--turns", plan.turns.to_string()),
+        ("--episodes", plan.episodes.to_string()),
+        ("--latency", plan.latency_s.to_string()),
+        ("--latency-sigma", plan.latency_sigma.to_string()),
+        ("--context", plan.context_tokens.to_string()),
+        ("--delay-ms", plan.delay_ms.to_string()),
+        ("--cores", plan.cores.to_string()),
+        ("--seed", plan.seed.to_string()),
+    ];
+    let failed = |e| broken("the measurement", e);
+    let mut command = Command::new(program);
+    command.args(["bench", "--format", "json"]).args(options.iter().flat_map(|(name, value)| [name, value.as_str()]));
+    command.env_clear().envs(std::env::var_os("TMPDIR").map(|dir| ("TMPDIR", dir)));
+    let mut child = Helper::new(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(failed)?);
+    let mut report = Vec::new();
+    if let Some(mut out) = child.0.stdout.take() {
+        out.read_to_end(&mut report).map_err(failed)?;
+    }
+    let status = child.0.wait().map_err(failed)?;
+    if !status.success() {
+        return Err(broken("the measurement", status));
+    }
+    serde_json::from_slice(&report).map_err(|e| broken("the measurement's report", e))
 }
 
 /// One short episode, after which all that a run needs but once is in memory: tokenizer, threads, compression.

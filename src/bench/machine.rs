@@ -4,11 +4,11 @@ use rustix::{
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
     time::{ClockId, clock_gettime},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{fs, io, path::Path, time::Duration};
 
 /// What figures have to be read with.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
     pub cpu: String,
     /// Processors that this process may use, before it is bound to fewer.
@@ -16,11 +16,11 @@ pub struct Machine {
     /// Of the host, bytes.
     pub memory_bytes: u64,
     pub kernel: String,
-    pub arch: &'static str,
+    pub arch: String,
     /// One minute's load when the measurement began.
     pub load: f64,
     /// Of sweroll.
-    pub version: &'static str,
+    pub version: String,
     /// Built with optimisation. Figures of another build mean nothing.
     pub optimised: bool,
 }
@@ -40,9 +40,9 @@ impl Machine {
             cores: processors().len(),
             memory_bytes: memory.unwrap_or_default() * 1024,
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-            arch: std::env::consts::ARCH,
+            arch: std::env::consts::ARCH.to_owned(),
             load: read("/proc/loadavg").split(' ').next().and_then(|n| n.parse().ok()).unwrap_or_default(),
-            version: env!("CARGO_PKG_VERSION"),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             optimised: !cfg!(debug_assertions),
         }
     }

@@ -130,7 +130,8 @@ fn watch() -> io::Result<()> {
         });
         let left = left();
         for child in &left.children {
-            let _ = kill_process(*child, Signal::KILL);
+            // They clear away too.
+            let _ = kill_process(*child, Signal::TERM);
         }
         left.dirs.iter().for_each(|dir| remove(dir));
         process::exit(128 + number.as_raw());

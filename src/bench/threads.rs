@@ -4,7 +4,7 @@ use rustix::{
     thread::gettid,
     time::{ClockId, clock_gettime},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     fs,
@@ -24,7 +24,7 @@ pub struct Time {
 }
 
 /// What the threads of one name took.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Share {
     pub name: String,
     pub cpu_s: f64,

@@ -126,7 +126,7 @@ pub fn run(args: &Args) -> Outcome {
 fn measure(args: &Args) -> Result<Report, CliError> {
     let episodes = |plan: Plan| {
         eprintln!("sweroll: {} episodes, {} live", plan.episodes, plan.concurrency);
-        episodes::measure(&plan, place(None)?.dir()).map_err(failed)
+        episodes::measure_apart(&plan).map_err(failed)
     };
     // The quick ones first: what they find wrong is known before the long ones took their time.
     eprintln!("sweroll: simulations");
