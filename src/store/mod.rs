@@ -197,6 +197,7 @@ impl Store {
             log: None,
             full: BTreeSet::new(),
             index: redo::Index::default(),
+            crowded: spooler::MANY,
             number: 0,
             retiring: None,
         };

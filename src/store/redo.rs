@@ -167,7 +167,7 @@ impl Index {
         });
     }
 
-    pub fn attempts(&self) -> impl Iterator<Item = &AttemptId> {
+    pub fn attempts(&self) -> impl ExactSizeIterator<Item = &AttemptId> {
         self.0.keys()
     }
 

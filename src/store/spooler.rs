@@ -56,6 +56,8 @@ pub(super) struct Spooler {
     pub full: BTreeSet<u32>,
     /// What lies in all logs.
     pub index: redo::Index,
+    /// Attempts in the index beyond which it is looked through for those that are committed.
+    pub crowded: usize,
     /// Of the next log.
     pub number: u32,
     /// Logs that are being given up, and those of them that were, in the end.
@@ -75,6 +77,8 @@ const ROUND_JOBS: usize = 128;
 const ROUND_BYTES: usize = 32 << 20;
 /// Jobs of a round after which the rest is twice as long: one sync should serve more of them.
 const CROWD: usize = 16;
+/// The least of [`Spooler::crowded`].
+pub(super) const MANY: usize = 1024;
 /// Logs among which the bytes are shared. One goes at once when its attempts are committed: there are as many as live ones need.
 const LOGS: u64 = 16;
 
@@ -136,6 +140,9 @@ impl Spooler {
         for append in appends {
             let _ = append.answer.send(written.clone());
         }
+        if self.index.attempts().len() > self.crowded {
+            self.forget();
+        }
         // What lies in the next log must not be durable before what came before it.
         if self.log.as_ref().is_some_and(|log| log.good >= self.log_bytes.div_ceil(LOGS) && log.synced == log.good) {
             self.rotate();
@@ -159,13 +166,19 @@ impl Spooler {
         Ok(())
     }
 
+    /// What is committed is needed no more.
+    fn forget(&mut self) {
+        // Locked for one at a time: the event loop asks the state too.
+        self.index.forget(|id| self.state.lock().unwrap_or_else(PoisonError::into_inner).is_committed(id));
+        self.crowded = MANY.max(2 * self.index.attempts().len());
+    }
+
     /// The next entries go to another log, while the oldest are given up beside them: those that are needed no more, and one where
     /// there are too many.
     fn rotate(&mut self) {
         self.full.extend(self.log.take().map(|log| log.number));
         self.settle_retiring();
-        // Locked for one at a time: the event loop asks the state too.
-        self.index.forget(|id| self.state.lock().unwrap_or_else(PoisonError::into_inner).is_committed(id));
+        self.forget();
         let live = self.index.logs();
         let excess = (live.len() + 1).saturating_sub(LOGS as usize);
         let kept: BTreeSet<u32> = live.into_iter().skip(excess).collect();
