@@ -1,6 +1,7 @@
 //! Composition root: the only place that names concrete adapters, and joins them with the pure cores.
 
 pub mod batch;
+mod beside;
 mod budget;
 mod commands;
 mod episodes;
@@ -31,13 +32,14 @@ use crate::{
     store::{Flaky, Store, Summary},
     tokens::Counter,
 };
+use beside::Beside;
 use budget::{Budgeted, Purse};
 use episodes::Engine;
 use std::sync::{Arc, Mutex, OnceLock};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 /// Of the allocator; each keeps freed memory of its own.
-const ARENAS: i32 = 2;
+const ARENAS: i32 = 3;
 
 /// Threads of the event loop: each bears some 3,000 turns a second, and those that share work wake each other for it.
 const MAX_WORKERS: usize = 8;
@@ -65,6 +67,11 @@ pub fn runtime_builder(workers: usize) -> tokio::runtime::Builder {
     builder.worker_threads(workers).enable_all();
     builder
 }
+
+/// Open files of a live episode at most: its connection, its sandbox's streams.
+const FILES: u64 = 4;
+/// And besides.
+const SPARE_FILES: u64 = 256;
 
 /// What a run came to.
 #[derive(Debug)]
@@ -175,6 +182,8 @@ pub async fn run(
     let Ready { provider, client, around } = ready;
     let client = Arc::new(client);
     let run = store.dir().info().run.clone();
+    // All are opened without it as well, only later.
+    let _ = linux::make_room_for_files(FILES * settings.scheduler.concurrency as u64 + SPARE_FILES);
     settings.grading.prepare = settings.sandbox.prepare.clone();
     settings.scheduler = settings.scheduler.fitted(provider.capacity().map(|host| host.holds(&settings.sandbox.limits)));
     let episodes = store.summary().episodes;
@@ -198,6 +207,8 @@ pub async fn run(
         emit: Arc::clone(&emit),
     };
     let runners = Arc::new(grading::Runners::default());
+    let beside = Beside::new(std::thread::available_parallelism().map_or(1, usize::from))
+        .map_err(|e| Failure::new(Kind::RunDir, format!("no thread can be begun: {e}; see `ulimit -u`")))?;
     let engine = Arc::new(Engine {
         sampling: serde_json::Value::Object(settings.endpoint.parameters()?),
         counter: Counter::from(settings.tokens),
@@ -212,7 +223,7 @@ pub async fn run(
         shared,
         purse,
         emit,
-        beside: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
+        beside,
     });
     if only.is_none() {
         engine.reopen_waived().await?;

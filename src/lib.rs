@@ -41,6 +41,7 @@ pub mod reporter;
 pub mod sandbox;
 pub mod scheduler;
 pub mod store;
+mod tight;
 pub mod tokens;
 pub mod toolbox;
 pub mod tools;

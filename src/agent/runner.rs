@@ -98,10 +98,7 @@ impl<'a> Runner<'a> {
         let affinity = pool::key(&begun.id.episode.to_string());
         let transcript = Transcript::new(&begun);
         // The prompt's text lives on in the transcript alone.
-        let durable = match spool.put(&Entry::Begun(begun)).await {
-            Ok(()) => spool.settle().await,
-            refused => refused,
-        };
+        let durable = keep(spool, &Entry::Begun(begun)).await;
         let cwd = sandbox.workdir().to_owned();
         let (machine, began, waited) = (Machine::default(), Instant::now(), Duration::ZERO);
         (Runner { shared, sandbox, spool, transcript, context, machine, cwd, began, waited, affinity }, durable)
@@ -111,11 +108,7 @@ impl<'a> Runner<'a> {
     async fn end(&mut self, stopped: Stopped, admitted: Instant) {
         let entry = Entry::Ended(self.salvage(stopped, admitted).await);
         // What cannot be written here any more is still in the transcript, which is committed next.
-        let durable = match self.spool.put(&entry).await {
-            Ok(()) => self.spool.settle().await,
-            refused => refused,
-        };
-        if let Err(failure) = durable {
+        if let Err(failure) = keep(self.spool, &entry).await {
             tracing::warn!(%failure, "the end of an attempt is not in its spool");
         }
         self.transcript.apply(entry);
@@ -131,15 +124,16 @@ impl<'a> Runner<'a> {
                 Err(exit) => return Ok(exit),
             };
             let cut = response.finish_reason == "length";
-            let calls = self.shared.scaffold.toolset.calls(&response.message, self.transcript.turns.len() as u32);
+            let turn = self.transcript.turns.len() as u32;
+            self.context.replied(response.usage, &response.message);
+            let Response { usage, cost_usd, latency_ms, .. } = response;
+            let message = self.record(Entry::Response(response)).await?;
+            let calls = message.map(|message| self.shared.scaffold.toolset.calls(message, turn)).unwrap_or_default();
             let reply = match calls.is_empty() {
                 _ if cut => Reply::Cut,
                 true => Reply::NoCall,
                 false => Reply::Calls,
             };
-            self.context.replied(response.usage, &response.message);
-            let Response { usage, cost_usd, latency_ms, .. } = response;
-            self.record(Entry::Response(response)).await?;
             (self.shared.emit)(EventKind::TurnDone { id: self.transcript.begun.id.clone(), usage, cost_usd, latency_ms }).await;
             match self.machine.replied(&self.shared.limits, reply) {
                 Next::Exit(exit) => return Ok(exit),
@@ -209,7 +203,7 @@ impl<'a> Runner<'a> {
             let (call, plan) = match call {
                 _ if submitted => {
                     let call = call.as_ref().unwrap_or_else(|bad| &bad.call);
-                    self.observe(Observation { failed: true, ..self.said(call, AFTER_SUBMIT) }).await?;
+                    self.observe(Observation { failed: true, ..self.said(call, AFTER_SUBMIT.to_owned()) }).await?;
                     continue;
                 }
                 Ok(call) => (call, self.shared.scaffold.toolset.plan(call)),
@@ -219,10 +213,10 @@ impl<'a> Runner<'a> {
             let observation = match plan {
                 Plan::Submit => {
                     submitted = true;
-                    self.said(call, SUBMITTED)
+                    self.said(call, SUBMITTED.to_owned())
                 }
-                Plan::Say(text) => self.said(call, &text),
-                Plan::Malformed(text) => Observation { malformed: true, ..self.said(call, &text) },
+                Plan::Say(text) => self.said(call, text),
+                Plan::Malformed(text) => Observation { malformed: true, ..self.said(call, text) },
                 Plan::Run { op, blob } => self.execute(call, op, &blob).await?,
             };
             self.observe(observation).await?;
@@ -246,7 +240,7 @@ impl<'a> Runner<'a> {
             truncated: seen.truncated,
             timed_out: seen.timed_out,
             failed: seen.failed,
-            ..self.said(call, &seen.content)
+            ..self.said(call, seen.content)
         };
         if let Some(cwd) = seen.cwd {
             self.cwd = cwd;
@@ -265,7 +259,7 @@ impl<'a> Runner<'a> {
         }
     }
 
-    fn said(&self, call: &ToolCall, content: &str) -> Observation {
+    fn said(&self, call: &ToolCall, content: String) -> Observation {
         Observation {
             message: self.shared.scaffold.toolset.answer(call, content),
             tool: call.function.name.clone(),
@@ -280,12 +274,12 @@ impl<'a> Runner<'a> {
 
     async fn observe(&mut self, observation: Observation) -> Result<(), Failure> {
         self.context.added(&observation.message);
-        self.record(Entry::Observation(observation)).await
+        self.record(Entry::Observation(observation)).await.map(drop)
     }
 
     async fn remind(&mut self, content: &str) -> Result<(), Failure> {
         self.context.added(&Message::new(Role::User, content));
-        self.record(Entry::Reminder { content: content.to_owned() }).await
+        self.record(Entry::Reminder { content: content.to_owned() }).await.map(drop)
     }
 
     /// Every native call of a cut reply is answered, so that calls and results stay paired; none is executed.
@@ -297,15 +291,16 @@ impl<'a> Runner<'a> {
             return self.remind(text).await;
         }
         for call in &calls {
-            self.observe(Observation { malformed: true, ..self.said(call, text) }).await?;
+            self.observe(Observation { malformed: true, ..self.said(call, text.to_owned()) }).await?;
         }
         Ok(())
     }
 
-    async fn record(&mut self, entry: Entry) -> Result<(), Failure> {
+    /// Returns the message of a reply.
+    async fn record(&mut self, entry: Entry) -> Result<Option<Message>, Failure> {
         let put = self.spool.put(&entry).await;
-        self.transcript.apply(entry);
-        put
+        let message = self.transcript.apply(entry);
+        put.map(|()| message)
     }
 
     /// Who is to blame for a sandbox that no longer answers.
@@ -368,6 +363,12 @@ impl<'a> Runner<'a> {
             Err(lost) => Err(self.lost(&lost).await),
         }
     }
+}
+
+/// Has the entry durable.
+async fn keep(spool: &mut dyn Spool, entry: &Entry) -> Result<(), Failure> {
+    spool.put(entry).await?;
+    spool.settle().await
 }
 
 fn refused_kind(refused: &OpError) -> Kind {

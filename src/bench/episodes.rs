@@ -124,6 +124,8 @@ pub struct Figures {
     pub stall_ms_max: f64,
     /// When the longest began, seconds from the run's begin.
     pub stall_max_at_s: f64,
+    /// How long the loop's thread was at work in it; the rest it waited for a processor. Known where the loop has one thread.
+    pub stall_max_at_work_ms: Option<f64>,
     pub stalls_over_20_ms: u64,
     pub open_files: u64,
     /// From a reply to the same episode's next request, tool call and both spool entries between, less `delay_ms`.
@@ -209,7 +211,8 @@ fn sample(counts: &Counts, watch: &Watch, threads: &Threads, stop: &AtomicBool) 
         if number % FILES_EVERY == FILES_EVERY / 2 {
             files = files.max(machine::open_files());
         }
-        took = threads.look();
+        // Threads that end with the run may be gone at the last look.
+        took.extend(threads.look());
         thread::sleep(SAMPLE);
     }
     Sampled { looks, files, threads: took }
@@ -220,22 +223,30 @@ fn sample(counts: &Counts, watch: &Watch, threads: &Threads, stop: &AtomicBool) 
 struct Late {
     all: Histogram,
     over_20_ms: u64,
-    /// The longest, and when it began.
-    most: Option<(Duration, Instant)>,
+    most: Option<Longest>,
+}
+
+/// The longest stall.
+struct Longest {
+    by: Duration,
+    began: Instant,
+    /// Processor time of the loop's thread from the begin of the sleep to the waking; none where another thread woke.
+    at_work: Option<Duration>,
 }
 
 /// Sleeps two milliseconds at a time and notes how late it wakes. More often would cost what a turn costs.
 async fn probe(late: Arc<Mutex<Late>>) {
     let tick = Duration::from_millis(2);
     loop {
-        let began = Instant::now();
+        let (began, thread, time) = (Instant::now(), thread::current().id(), machine::thread_time());
         tokio::time::sleep(tick).await;
         let by = began.elapsed().saturating_sub(tick);
         let mut late = late.lock().unwrap_or_else(PoisonError::into_inner);
         late.all.record(by);
         late.over_20_ms += u64::from(by > Duration::from_millis(20));
-        if late.most.is_none_or(|(most, _)| by > most) {
-            late.most = Some((by, began));
+        if late.most.as_ref().is_none_or(|most| by > most.by) {
+            let at_work = (thread::current().id() == thread).then(|| machine::thread_time().saturating_sub(time));
+            late.most = Some(Longest { by, began, at_work });
         }
     }
 }
@@ -403,7 +414,8 @@ async fn run(
         system_us_per_turn: system.as_secs_f64() * 1e6 / turns as f64,
         stall_ms_p99: ms(late.all.quantile(0.99)),
         stall_ms_max: ms(late.all.max()),
-        stall_max_at_s: late.most.map_or(0.0, |(_, at)| at.saturating_duration_since(began).as_secs_f64()),
+        stall_max_at_s: late.most.as_ref().map_or(0.0, |most| most.began.saturating_duration_since(began).as_secs_f64()),
+        stall_max_at_work_ms: late.most.as_ref().and_then(|most| most.at_work).map(|time| time.as_secs_f64() * 1e3),
         stalls_over_20_ms: late.over_20_ms,
         open_files: sampled.files,
         next_request_us_p50: gap(0.5),

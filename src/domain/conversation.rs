@@ -1,16 +1,22 @@
 //! The messages of an attempt, each written to JSON once, when it comes: requests share these bytes, and nothing else holds them.
 
 use super::{Message, Role, ToolCall};
+use crate::tight::push_tight;
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
-use std::{cell::RefCell, ops::Range, sync::Arc};
+use std::{
+    cell::RefCell,
+    hash::{DefaultHasher, Hash, Hasher},
+    ops::Range,
+    sync::Arc,
+};
 
 /// A conversation as it lies in memory. A clone shares its parts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Conversation {
     parts: Arc<Vec<Part>>,
-    /// Ids of all calls, in their order.
-    call_ids: Vec<Arc<str>>,
+    /// Of the ids of all calls.
+    call_hashes: Vec<u32>,
     replies: usize,
 }
 
@@ -115,15 +121,10 @@ fn write(bytes: &mut Vec<u8>, message: &Message) -> Range<usize> {
     thinking
 }
 
-/// Items that a list grows by: doubled, those of thousands of episodes would be a quarter empty.
-const GROWTH: usize = 16;
-
-/// Puts an item into a list that has room for few more.
-pub fn push_tight<T>(list: &mut Vec<T>, item: T) {
-    if list.len() == list.capacity() {
-        list.reserve_exact(GROWTH);
-    }
-    list.push(item);
+fn hash(id: &str) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    hasher.finish() as u32
 }
 
 fn put<T: Serialize>(bytes: &mut Vec<u8>, value: &T) {
@@ -136,7 +137,7 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> T {
 
 impl Conversation {
     pub fn push(&mut self, message: &Message) {
-        self.call_ids.extend(message.tool_calls.iter().map(|call| call.id.as_str().into()));
+        message.tool_calls.iter().for_each(|call| push_tight(&mut self.call_hashes, hash(&call.id)));
         self.replies += usize::from(message.role == Role::Assistant);
         push_tight(self.parts_mut(), Part::new(message));
     }
@@ -169,13 +170,8 @@ impl Conversation {
     /// Whether a call has this id.
     #[must_use]
     pub fn has_call(&self, id: &str) -> bool {
-        self.call_id(id).is_some()
-    }
-
-    /// This id as a call has it, the latest first.
-    #[must_use]
-    pub fn call_id(&self, id: &str) -> Option<&Arc<str>> {
-        self.call_ids.iter().rev().find(|known| ***known == *id)
+        // The calls are read only where one may have it.
+        self.call_hashes.contains(&hash(id)) && self.replied().any(|reply| reply.tool_calls.iter().any(|call| call.id == id))
     }
 
     /// The messages, each made anew.

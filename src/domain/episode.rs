@@ -1,12 +1,12 @@
 //! Names of what is executed: an episode is `(instance, sample)`, an attempt is one execution of it.
 
 use super::InstanceId;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::{fmt, str::FromStr};
 
 /// The `sample`-th independent try (from 0) at an instance. Written `instance@sample`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct EpisodeId {
     pub instance: InstanceId,
     pub sample: u32,
@@ -27,8 +27,8 @@ impl Attempt {
 }
 
 /// One execution of one episode. Written `instance@sample.attempt`; this is also the trajectory's id.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct AttemptId {
     pub episode: EpisodeId,
     pub attempt: Attempt,
@@ -86,9 +86,9 @@ impl FromStr for AttemptId {
 
 macro_rules! as_string {
     ($($name:ty),*) => {$(
-        impl From<$name> for String {
-            fn from(id: $name) -> String {
-                id.to_string()
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
             }
         }
         impl TryFrom<String> for $name {

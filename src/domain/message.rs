@@ -1,6 +1,7 @@
 //! A conversation in OpenAI's form, every key always there: the form of the record.
 
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -85,7 +86,7 @@ pub struct ToolCall {
     pub id: String,
     /// Always `function`.
     #[serde(rename = "type", default = "function")]
-    pub kind: String,
+    pub kind: Cow<'static, str>,
     pub function: FunctionCall,
 }
 
@@ -96,7 +97,7 @@ pub struct FunctionCall {
     pub arguments: String,
 }
 
-fn function() -> String {
+fn function() -> Cow<'static, str> {
     "function".into()
 }
 

@@ -1,7 +1,9 @@
 //! What happened in an attempt, entry by entry: the lines of its spool, and by a fold its trajectory.
 
-use super::{AttemptId, Conversation, ExitReason, Failure, Message, Role, conversation::push_tight};
+use super::{AttemptId, Conversation, ExitReason, Failure, Message, Role};
+use crate::tight::push_tight;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// One durable fact of a live attempt, in the order in which they happened.
@@ -153,7 +155,8 @@ pub struct Turn {
     pub latency_ms: u64,
     pub tries: u32,
     pub extra: Arc<serde_json::Value>,
-    pub calls: Vec<Call>,
+    /// Most turns have one.
+    pub calls: SmallVec<[Call; 1]>,
 }
 
 /// An observation without its message.
@@ -198,11 +201,12 @@ impl Transcript {
         let mut entries = entries.into_iter();
         let Some(Entry::Begun(begun)) = entries.next() else { return None };
         let mut transcript = Transcript::new(&begun);
-        entries.for_each(|entry| transcript.apply(entry));
+        entries.for_each(|entry| drop(transcript.apply(entry)));
         Some(transcript)
     }
 
-    pub fn apply(&mut self, entry: Entry) {
+    /// The message of a reply comes back: it lies here as JSON alone.
+    pub fn apply(&mut self, entry: Entry) -> Option<Message> {
         match entry {
             Entry::Begun(_) => {}
             Entry::Response(r) => {
@@ -222,19 +226,18 @@ impl Transcript {
                         .map(|turn| &turn.extra)
                         .find(|extra| ***extra == r.extra)
                         .map_or_else(|| Arc::new(r.extra), Arc::clone),
-                    calls: Vec::new(),
+                    calls: SmallVec::new(),
                 };
                 push_tight(&mut self.turns, turn);
+                return Some(r.message);
             }
             Entry::Observation(o) => {
                 self.malformed += u32::from(o.malformed);
                 let tool = share(o.tool, self.turns.iter().rev().flat_map(|turn| &turn.calls).map(|call| &call.tool));
                 let id = o.message.tool_call_id.as_str();
                 if let Some(turn) = self.turns.last_mut() {
-                    // Most turns have one call.
-                    turn.calls.reserve_exact(1);
                     turn.calls.push(Call {
-                        tool_call_id: self.conversation.call_id(id).map_or_else(|| id.into(), Arc::clone),
+                        tool_call_id: id.into(),
                         tool,
                         duration_ms: o.duration_ms,
                         exit_code: o.exit_code,
@@ -252,6 +255,7 @@ impl Transcript {
             }
             Entry::Ended(ended) => self.ended = Some(ended),
         }
+        None
     }
 
     /// Observations of inline calls and reminders that follow each other are one user message, joined as Qwen3's template

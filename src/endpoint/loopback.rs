@@ -5,10 +5,16 @@
 
 use crate::endpoint::wire::{Body, Whole};
 use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper::{Method, Request, Response, Uri, body::Incoming, header::HeaderMap};
+use hyper::{
+    Method, Request, Response, Uri,
+    body::Incoming,
+    header::{HOST, HeaderMap, HeaderValue},
+    http::uri::InvalidUri,
+};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use reqwest::Url;
 use rustix::net::sockopt::set_tcp_quickack;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -27,15 +33,32 @@ const IDLE: Duration = Duration::from_secs(90);
 pub struct Loopback {
     client: Client<Dial, Whole>,
     headers: HeaderMap,
+    /// Where nearly all requests go, made ready once.
+    url: Url,
+    uri: Option<Uri>,
 }
 
 impl Loopback {
-    /// `headers` go with every request.
+    /// `headers` go with every request. All go to the host of `url`, and nearly all to `url` itself.
     #[must_use]
-    pub fn new(headers: HeaderMap, connect: Duration, max_idle: usize) -> Self {
+    pub fn new(url: &Url, mut headers: HeaderMap, connect: Duration, max_idle: usize) -> Self {
+        let uri: Option<Uri> = url.as_str().parse().ok();
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        if let Ok(host) = HeaderValue::from_str(&format!("{}{port}", url.host_str().unwrap_or_default())) {
+            headers.entry(HOST).or_insert(host);
+        }
         let mut client = Client::builder(TokioExecutor::new());
         client.pool_idle_timeout(IDLE).pool_timer(TokioTimer::new()).pool_max_idle_per_host(max_idle).http1_read_buf_exact_size(READ);
-        Loopback { client: client.build(Dial { timeout: connect }), headers }
+        Loopback { client: client.build(Dial { timeout: connect }), headers, url: url.clone(), uri }
+    }
+
+    /// # Errors
+    /// Where HTTP cannot have such an address.
+    pub fn uri(&self, url: &Url) -> Result<Uri, InvalidUri> {
+        match &self.uri {
+            Some(uri) if *url == self.url => Ok(uri.clone()),
+            _ => url.as_str().parse(),
+        }
     }
 
     /// # Errors

@@ -129,6 +129,9 @@ impl Pool {
             self.all[member].state = State::Probing;
             return Chosen { member, probe: true };
         }
+        if self.all.len() == 1 {
+            return Chosen { member: 0, probe: false };
+        }
         let up: Vec<usize> = (0..self.all.len()).filter(|at| self.all[*at].is_up()).collect();
         let others: Vec<usize> = up.iter().copied().filter(|at| Some(*at) != avoid).collect();
         let open = if others.is_empty() { up } else { others };

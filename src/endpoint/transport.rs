@@ -111,7 +111,7 @@ impl Transport {
         })?;
         let max_bytes = usize::try_from(settings.max_reply_bytes).unwrap_or(usize::MAX);
         let plain = is_loopback && url.scheme() == "http";
-        let loopback = plain.then(|| Loopback::new(headers, timeouts.connect(), settings.limits.in_flight_max as usize));
+        let loopback = plain.then(|| Loopback::new(url, headers, timeouts.connect(), settings.limits.in_flight_max as usize));
         Ok(Transport { client, loopback, first_byte: timeouts.first_byte(), stall: timeouts.stall(), total: timeouts.total(), max_bytes })
     }
 
@@ -187,7 +187,7 @@ impl Transport {
 
     async fn head(&self, url: &Url, body: Option<Body>, deadline: Instant) -> Result<Response, TransportError> {
         if let Some(loopback) = &self.loopback {
-            let uri = url.as_str().parse().map_err(|e| TransportError::Connect(format!("{e}")))?;
+            let uri = loopback.uri(url).map_err(|e| TransportError::Connect(format!("{e}")))?;
             return self.within(deadline, loopback.send(uri, body)).await.map(Response::Loopback);
         }
         let request = match body {

@@ -5,13 +5,12 @@ use crate::{
     tools::{Toolset, route::Kind},
 };
 use serde_json::Value;
-use std::borrow::Borrow;
 
 /// In their order. A call that cannot be read was not run.
 #[must_use]
-pub fn commands<M: Borrow<Message>>(toolset: &Toolset, messages: impl IntoIterator<Item = M>) -> Vec<String> {
-    let replies = messages.into_iter().filter(|message| message.borrow().role == Role::Assistant);
-    let calls = replies.flat_map(|reply| toolset.calls(reply.borrow(), 0)).flatten();
+pub fn commands(toolset: &Toolset, messages: impl IntoIterator<Item = Message>) -> Vec<String> {
+    let replies = messages.into_iter().filter(|message| message.role == Role::Assistant);
+    let calls = replies.flat_map(|reply| toolset.calls(reply, 0)).flatten();
     let shell = calls.filter(|call| Kind::of(&call.function.name) == Some(Kind::Shell));
     shell
         .filter_map(|call| match serde_json::from_str(&call.function.arguments) {

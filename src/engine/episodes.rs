@@ -1,6 +1,6 @@
 //! What the scheduler has done for it: an episode's agent, its grading, its commit.
 
-use super::{budget::Purse, commands::commands, images::Images};
+use super::{beside::Beside, budget::Purse, commands::commands, images::Images};
 use crate::{
     agent::{
         prompt::Scaffold,
@@ -30,7 +30,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
-use tokio::{sync::Semaphore, task::JoinError, time::Instant};
+use tokio::time::Instant;
 
 /// Everything a run's episodes share.
 pub(super) struct Engine {
@@ -49,7 +49,7 @@ pub(super) struct Engine {
     pub purse: Arc<Purse>,
     pub emit: Emit,
     /// Instances that are loaded and records that are made at the same time.
-    pub beside: Arc<Semaphore>,
+    pub beside: Beside,
 }
 
 /// An attempt between its stages. The spool has the same, durably, but for the grade.
@@ -147,15 +147,8 @@ impl Engine {
 
     async fn instance(&self, id: &InstanceId) -> Result<Instance, Failure> {
         let (instances, wanted) = (Arc::clone(self.store.instances()), id.clone());
-        let loaded = self.beside(move || instances.load(&wanted)).await;
+        let loaded = self.beside.run(move || instances.load(&wanted)).await;
         loaded.map_err(|e| Failure::new(Kind::Panic, format!("loading {id}: {e}")))?.map_err(|e| e.failure())
-    }
-
-    /// Does work of milliseconds on a thread that is none of the event loop's, as many at once as there are processors: thousands
-    /// begin or end together.
-    async fn beside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, JoinError> {
-        let _permit = self.beside.acquire().await;
-        tokio::task::spawn_blocking(work).await
     }
 
     fn spec(&self, id: &AttemptId, purpose: Purpose, instance: &Instance) -> sandbox::Spec {
@@ -276,7 +269,7 @@ impl Engine {
             counter: self.counter.clone(),
             max_bytes: self.settings.store.max_record_bytes,
         };
-        let made = self.beside(move || draft.record(counts)).await;
+        let made = self.beside.run(move || draft.record(counts)).await;
         let (record, outcome) = made.map_err(|e| Failure::new(Kind::Panic, format!("the record of {id}: {e}")))??;
         self.store.commit_record(record).await.map_err(|e| e.failure())?;
         (self.emit)(EventKind::Committed { id: id.clone(), outcome }).await;

@@ -161,7 +161,7 @@ pub async fn grade(
 }
 
 fn seen_in_commands(job: &Job, scaffold: Option<&Scaffold>, messages: &[Message]) -> Vec<crate::domain::Suspicion> {
-    let commands = scaffold.map(|scaffold| commands(&scaffold.toolset, messages)).unwrap_or_default();
+    let commands = scaffold.map(|scaffold| commands(&scaffold.toolset, messages.iter().cloned())).unwrap_or_default();
     suspicion::of_trajectory(&job.instance, commands.iter().map(String::as_str))
 }
 

@@ -2,6 +2,7 @@
 
 use super::StoreError;
 use std::{
+    cell::RefCell,
     fs::File,
     io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
@@ -109,6 +110,8 @@ impl Frames {
     }
 }
 
+thread_local!(static DECOMPRESSOR: RefCell<Option<bulk::Decompressor<'static>>> = const { RefCell::new(None) });
+
 /// Decompresses one whole frame.
 ///
 /// # Errors
@@ -116,7 +119,14 @@ impl Frames {
 pub fn decompress(frame: &[u8], max_record_bytes: u64) -> io::Result<Vec<u8>> {
     let size = zstd::zstd_safe::get_frame_content_size(frame).map_err(|_| io::Error::other("not a zstd frame"))?;
     match size {
-        Some(size) if size <= max_record_bytes => bulk::decompress(frame, size as usize),
+        // Made once a thread: to make one costs more than a small frame.
+        Some(size) if size <= max_record_bytes => DECOMPRESSOR.with_borrow_mut(|made| {
+            let decompressor = match made {
+                Some(made) => made,
+                None => made.insert(bulk::Decompressor::new()?),
+            };
+            decompressor.decompress(frame, size as usize)
+        }),
         Some(size) => Err(io::Error::other(format!("a record of {size} bytes is over the limit of {max_record_bytes}"))),
         None => Err(io::Error::other("the frame does not tell its size")),
     }

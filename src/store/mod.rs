@@ -451,12 +451,16 @@ fn json_line<T: Serialize>(value: &T) -> Vec<u8> {
     thread_local!(static LINE: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) });
     LINE.with_borrow_mut(|line| {
         line.clear();
-        serde_json::to_writer(&mut *line, value).unwrap_or_else(|e| unreachable!("plain data with string keys: {e}"));
-        line.push(b'\n');
+        write_line(line, value);
         let exact = line.as_slice().to_vec();
         line.shrink_to(LINE_KEPT);
         exact
     })
+}
+
+fn write_line<T: Serialize>(into: &mut Vec<u8>, value: &T) {
+    serde_json::to_writer(&mut *into, value).unwrap_or_else(|e| unreachable!("plain data with string keys: {e}"));
+    into.push(b'\n');
 }
 
 /// Milliseconds since the Unix epoch.

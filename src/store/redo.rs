@@ -7,10 +7,11 @@ use super::{
     run_dir::Layout,
     spool,
 };
-use crate::domain::{AttemptId, conversation::push_tight};
+use crate::{domain::AttemptId, tight::push_tight};
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     hash::Hasher,
@@ -22,8 +23,8 @@ use std::{
 
 /// Line before the bytes of an entry.
 #[derive(Serialize, Deserialize)]
-struct Head {
-    id: AttemptId,
+struct Head<'a> {
+    id: Cow<'a, AttemptId>,
     /// Where the entry lies in the attempt's file.
     offset: u64,
     bytes: u32,
@@ -40,21 +41,23 @@ fn sip(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// Longest entry.
+/// Longest entry, and longest file of one attempt.
 pub const MAX_ENTRY_BYTES: u64 = u32::MAX as u64;
+/// Bytes of a log after which no round of entries begins in it: where each begins is less than [`u32::MAX`] then.
+pub const MAX_LOG_BYTES: u64 = 2 << 30;
 
 /// Puts one entry of at most [`MAX_ENTRY_BYTES`] behind `log`. Returns where in `log` its bytes begin.
 pub fn write(log: &mut Vec<u8>, id: &AttemptId, offset: u64, entry: &[u8]) -> usize {
-    log.extend(super::json_line(&Head { id: id.clone(), offset, bytes: entry.len() as u32, sip: sip(entry) }));
+    super::write_line(log, &Head { id: Cow::Borrowed(id), offset, bytes: entry.len() as u32, sip: sip(entry) });
     log.extend_from_slice(entry);
     log.len() - entry.len()
 }
 
 /// The next whole record, and how long its head is; none at the end, or where a crash tore it.
-fn read(log: &mut impl BufRead) -> io::Result<Option<(Head, usize)>> {
+fn read(log: &mut impl BufRead) -> io::Result<Option<(Head<'static>, usize)>> {
     let mut line = Vec::new();
     log.by_ref().take(MAX_HEAD_BYTES).read_until(b'\n', &mut line)?;
-    let Ok(head) = serde_json::from_slice::<Head>(&line) else { return Ok(None) };
+    let Ok(head) = serde_json::from_slice::<Head<'static>>(&line) else { return Ok(None) };
     // In pieces: a head that a crash tore may claim any length.
     let (mut hasher, mut left) = (SipHasher13::new(), head.bytes as usize);
     while left > 0 {
@@ -92,8 +95,8 @@ fn list(layout: &Layout) -> Result<BTreeSet<u32>, StoreError> {
 /// One entry in a log, and its place in the attempt's file.
 #[derive(Debug, Clone, Copy)]
 struct Piece {
-    at: u64,
-    offset: u64,
+    at: u32,
+    offset: u32,
     log: u32,
     bytes: u32,
 }
@@ -119,7 +122,9 @@ impl Index {
             let (mut log, mut at) = (BufReader::with_capacity(1 << 20, file), 0);
             while let Some((head, skipped)) = read(&mut log).map_err(|e| StoreError::io("read", &path, &e))? {
                 at += skipped as u64;
-                index.add(&head.id, number, at, head.offset, head.bytes);
+                let far = |_| StoreError::damaged(&path, format!("byte {at}"), "an entry that no log and no attempt is long enough for");
+                let (begin, offset) = (u32::try_from(at).map_err(far)?, u32::try_from(head.offset).map_err(far)?);
+                index.add(&head.id, number, begin, offset, head.bytes);
                 at += u64::from(head.bytes);
             }
         }
@@ -127,7 +132,7 @@ impl Index {
     }
 
     /// An entry of `bytes` that begins `at` in the log of this number, and at `offset` in its attempt's file.
-    pub fn add(&mut self, id: &AttemptId, log: u32, at: u64, offset: u64, bytes: u32) {
+    pub fn add(&mut self, id: &AttemptId, log: u32, at: u32, offset: u32, bytes: u32) {
         let piece = Piece { at, offset, log, bytes };
         match self.0.get_mut(id) {
             Some(pieces) => push_tight(pieces, piece),
@@ -224,7 +229,7 @@ fn spill_one(
     let path = spool::path(layout, id);
     let file = OwnFile::open(&path)?;
     for piece in pieces {
-        file.patch(disk, piece.offset, &logs.entry(piece)?)?;
+        file.patch(disk, u64::from(piece.offset), &logs.entry(piece)?)?;
     }
     file.sync()?;
     // Committed meanwhile: what removes its file may have been here before.
@@ -250,7 +255,7 @@ impl<'a> Logs<'a> {
             std::collections::btree_map::Entry::Vacant(none) => none.insert(File::open(&path).map_err(fail)?),
         };
         let mut entry = vec![0; piece.bytes as usize];
-        log.read_exact_at(&mut entry, piece.at).map_err(fail)?;
+        log.read_exact_at(&mut entry, u64::from(piece.at)).map_err(fail)?;
         Ok(entry)
     }
 }

@@ -51,6 +51,10 @@ impl SpoolWriter {
             return Err(StoreError::TooLarge { what: "an entry of the spool".into(), bytes, limit });
         }
         self.settle().await?;
+        if self.good + bytes > redo::MAX_ENTRY_BYTES {
+            let what = format!("the spool of {}", self.id);
+            return Err(StoreError::TooLarge { what, bytes: self.good + bytes, limit: redo::MAX_ENTRY_BYTES });
+        }
         let paid = !matches!(entry, Entry::Observation(_) | Entry::Reminder { .. });
         let (answer, answered) = oneshot::channel();
         let append = Append { id: self.id.clone(), offset: self.good, line, paid, answer };

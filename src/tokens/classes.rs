@@ -12,7 +12,7 @@ pub enum Class {
 }
 
 pub struct Classes {
-    ascii: [Class; 128],
+    bytes: [Option<Class>; 256],
     letters: Vec<u64>,
     numbers: Vec<u64>,
 }
@@ -25,17 +25,18 @@ pub fn classes() -> &'static Classes {
 
 impl Classes {
     fn new() -> Self {
-        let mut classes = Classes { ascii: [Class::Other; 128], letters: bits(r"\p{L}"), numbers: bits(r"\p{N}") };
+        let mut classes = Classes { bytes: [None; 256], letters: bits(r"\p{L}"), numbers: bits(r"\p{N}") };
         for byte in 0..128 {
-            classes.ascii[usize::from(byte)] = classes.of(char::from(byte));
+            classes.bytes[usize::from(byte)] = Some(classes.of(char::from(byte)));
         }
         classes
     }
 
+    /// None where the byte is no character by itself.
     #[inline]
     #[must_use]
-    pub fn ascii(&self, byte: u8) -> Class {
-        self.ascii[usize::from(byte & 127)]
+    pub fn byte(&self, byte: u8) -> Option<Class> {
+        self.bytes[usize::from(byte)]
     }
 
     #[must_use]

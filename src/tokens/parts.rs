@@ -81,6 +81,10 @@ impl Parts {
 
     pub fn count_after(&self, text: &str, header: usize) -> (u64, u64) {
         let (mut count, mut inside, mut end) = (0, 0, 0);
+        if header >= text.len() {
+            self.each(text, &mut |_| count += 1);
+            return (count, 0);
+        }
         self.each(text, &mut |id| {
             count += 1;
             if end < header {
@@ -206,7 +210,9 @@ pub(super) fn qwen3_parts(vocab: Vocab) -> Parts {
 
 /// Below U+0300, whose first byte is 0xCC, every text is its own NFC.
 fn nfc(text: &str) -> Cow<'_, str> {
-    if text.bytes().all(|byte| byte < 0xcc) || is_nfc_quick(text.chars()) == IsNormalized::Yes {
+    // By blocks, which the compiler looks at as a whole.
+    let is_plain = |block: &[u8]| block.iter().fold(0, |most, byte| most.max(*byte)) < 0xcc;
+    if text.as_bytes().chunks(64).all(is_plain) || is_nfc_quick(text.chars()) == IsNormalized::Yes {
         return Cow::Borrowed(text);
     }
     Cow::Owned(text.nfc().map(|(c, _)| c).collect())

@@ -136,9 +136,14 @@ impl<'t> Scan<'t> {
     #[inline]
     fn class(&self, at: usize) -> Option<(Class, usize)> {
         let byte = *self.bytes.get(at)?;
-        if byte < 128 {
-            return Some((self.classes.ascii(byte), 1));
+        match self.classes.byte(byte) {
+            Some(class) => Some((class, 1)),
+            None => self.class_beyond_ascii(at),
         }
+    }
+
+    #[inline(never)]
+    fn class_beyond_ascii(&self, at: usize) -> Option<(Class, usize)> {
         let c = self.text[at..].chars().next()?;
         Some((self.classes.of(c), c.len_utf8()))
     }
@@ -146,12 +151,17 @@ impl<'t> Scan<'t> {
     /// End of the run of characters of this class from `at` on.
     #[inline]
     fn run(&self, mut at: usize, wanted: Class) -> usize {
-        while let Some((class, len)) = self.class(at)
-            && class == wanted
-        {
-            at += len;
+        loop {
+            while let Some(&byte) = self.bytes.get(at)
+                && self.classes.byte(byte) == Some(wanted)
+            {
+                at += 1;
+            }
+            match self.class(at) {
+                Some((class, len)) if len > 1 && class == wanted => at += len,
+                _ => return at,
+            }
         }
-        at
     }
 
     fn is_newline(&self, at: usize) -> bool {

@@ -223,8 +223,7 @@ impl Vocab {
     pub fn encode(&self, piece: &[u8], push: &mut impl FnMut(u32)) {
         match piece {
             [byte] => push(self.byte_ids[usize::from(*byte)]),
-            _ if piece.len() > lately::PIECE_BYTES => self.encode_anew(piece, push),
-            _ => lately::encode(self.serial, hash(piece), piece, push, |push| self.encode_anew(piece, push)),
+            _ => lately::encode(self.serial, piece, push, |push| self.encode_anew(piece, push)),
         }
     }
 

@@ -94,9 +94,9 @@ pub const AFTER_SUBMIT: &str = "[not run: the work was already submitted]";
 impl Toolset {
     /// The calls of a reply in their order, as the toolset's format has them. `turn` makes the ids of inline calls unique.
     #[must_use]
-    pub fn calls(&self, reply: &Message, turn: u32) -> Vec<Result<ToolCall, Malformed>> {
-        let mut calls = match self.format {
-            CallFormat::Native => reply.tool_calls.iter().cloned().map(Ok).collect(),
+    pub fn calls(&self, reply: Message, turn: u32) -> Vec<Result<ToolCall, Malformed>> {
+        let mut calls: Vec<_> = match self.format {
+            CallFormat::Native => reply.tool_calls.into_iter().map(Ok).collect(),
             CallFormat::Inline => inline::parse(&reply.content, turn, self),
         };
         let max = self.bounds.calls_per_turn;
@@ -112,7 +112,7 @@ impl Toolset {
     /// An observation as the message that the model gets. Inline observations have the form that Qwen3's chat template gives to
     /// tool messages, so that both formats train alike and the template keeps the reasoning of earlier turns.
     #[must_use]
-    pub fn answer(&self, call: &ToolCall, content: &str) -> Message {
+    pub fn answer(&self, call: &ToolCall, content: String) -> Message {
         match self.format {
             CallFormat::Native => Message::tool(&call.id, content),
             CallFormat::Inline => Message::new(Role::User, format!("<tool_response>\n{content}\n</tool_response>")),
@@ -137,7 +137,7 @@ mod tests {
         };
         let inline = Message::new(Role::Assistant, "<function=submit>\n</function>\n".repeat(3));
         for (format, reply, last) in [(CallFormat::Native, native, "c2"), (CallFormat::Inline, inline, "inline_7_2")] {
-            let calls = toolset(format, 2).calls(&reply, 7);
+            let calls = toolset(format, 2).calls(reply, 7);
             assert!(calls[0].is_ok() && calls[1].is_ok());
             let refused = calls[2].as_ref().unwrap_err();
             assert!(refused.call.id == last && !refused.unclosed && refused.message.contains("2 calls"), "{refused:?}");
@@ -149,10 +149,10 @@ mod tests {
         let written =
             Message { tool_calls: vec![ToolCall::new("c", "submit", "{}")], ..Message::new(Role::Assistant, "<function=bash></function>") };
         let (native, inline) = (toolset(CallFormat::Native, 9), toolset(CallFormat::Inline, 9));
-        let call = |toolset: &Toolset| toolset.calls(&written, 0).remove(0).unwrap();
+        let call = |toolset: &Toolset| toolset.calls(written.clone(), 0).remove(0).unwrap();
         assert_eq!((call(&native).function.name.as_str(), call(&inline).function.name.as_str()), ("submit", "bash"));
-        assert_eq!(native.answer(&call(&native), "x"), Message::tool("c", "x"));
-        assert_eq!(inline.answer(&call(&inline), "x\n"), Message::new(Role::User, "<tool_response>\nx\n\n</tool_response>"));
+        assert_eq!(native.answer(&call(&native), "x".into()), Message::tool("c", "x"));
+        assert_eq!(inline.answer(&call(&inline), "x\n".into()), Message::new(Role::User, "<tool_response>\nx\n\n</tool_response>"));
         assert!(native.sent().starts_with("[{") && inline.sent().is_empty());
     }
 }

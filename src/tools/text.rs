@@ -130,10 +130,18 @@ pub fn clean(bytes: &[u8], ansi: Ansi) -> String {
     text
 }
 
+/// Bytes.
+const BLOCK: usize = 64;
+
 fn push_printable(text: &mut String, mut rest: &str) {
     // Control characters, of which those above ASCII begin with 0xc2 as others do.
     let suspect = |byte: u8| (byte < 0x20 && byte != b'\n' && byte != b'\t') || byte == 0x7f || byte == 0xc2;
-    while let Some(at) = rest.bytes().position(suspect) {
+    // Blocks are looked at as a whole, which the compiler does many bytes at a time.
+    let first = |bytes: &[u8]| {
+        let plain = bytes.chunks(BLOCK).take_while(|block| !block.iter().fold(false, |any, byte| any | suspect(*byte))).count() * BLOCK;
+        bytes.get(plain..)?.iter().position(|byte| suspect(*byte)).map(|at| plain + at)
+    };
+    while let Some(at) = first(rest.as_bytes()) {
         let (plain, from) = rest.split_at(at);
         text.push_str(plain);
         let mut chars = from.chars();

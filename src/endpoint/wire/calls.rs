@@ -81,18 +81,16 @@ pub fn with_ids(calls: Vec<Said>, earlier: &Conversation) -> Vec<ToolCall> {
     if calls.is_empty() {
         return Vec::new();
     }
-    let turn = earlier.replies();
+    let (turn, several) = (earlier.replies(), calls.len() > 1);
     let mut taken: HashSet<String> = HashSet::new();
     let named = |(at, Said { id, name, arguments }): (usize, Said)| {
+        let is_free = |id: &str| !id.is_empty() && !taken.contains(id) && !earlier.has_call(id);
         let base = if id.is_empty() { "call" } else { &id };
-        let mut unique = id.clone();
-        for n in 0_u32.. {
-            if !unique.is_empty() && !taken.contains(&unique) && !earlier.has_call(&unique) {
-                break;
-            }
-            unique = if n == 0 { format!("{base}_{turn}_{at}") } else { format!("{base}_{turn}_{at}_{n}") };
+        let other = |n: u32| if n == 0 { format!("{base}_{turn}_{at}") } else { format!("{base}_{turn}_{at}_{n}") };
+        let unique = if is_free(&id) { None } else { (0..).map(other).find(|id| is_free(id)) }.unwrap_or(id);
+        if several {
+            taken.insert(unique.clone());
         }
-        taken.insert(unique.clone());
         ToolCall::new(unique, name, arguments)
     };
     calls.into_iter().enumerate().map(named).collect()

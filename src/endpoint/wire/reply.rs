@@ -4,7 +4,10 @@ use super::calls::{Call, Said, with_ids};
 use crate::domain::{Conversation, Message, Role, transcript::Usage};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, value::RawValue};
-use std::collections::BTreeMap;
+use std::{
+    borrow::{Borrow, Cow},
+    collections::BTreeMap,
+};
 
 /// A completion.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,7 +31,17 @@ pub enum Broken {
     Error(Value),
 }
 
-type Fields<'a> = BTreeMap<String, &'a RawValue>;
+type Fields<'a> = BTreeMap<Name<'a>, &'a RawValue>;
+
+/// Of a field, as it lies in the body where it can.
+#[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl Borrow<str> for Name<'_> {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
 
 #[derive(Deserialize)]
 struct Whole<'a> {
@@ -95,7 +108,7 @@ fn parse(text: &str, earlier: &Conversation) -> Result<Reply, Broken> {
         _ => Vec::new(),
     };
     fields.remove("role");
-    pieces.others = fields.into_iter().map(|(key, raw)| (key, value(raw))).collect();
+    pieces.others = fields.into_iter().map(|(Name(key), raw)| (key.into_owned(), value(raw))).collect();
     Ok(pieces.reply(whole.usage.and_then(|raw| usage(raw.get())), earlier))
 }
 
