@@ -183,7 +183,7 @@ pub async fn run(
     let client = Arc::new(client);
     let run = store.dir().info().run.clone();
     // All are opened without it as well, only later.
-    let _ = linux::make_room_for_files(FILES * settings.scheduler.concurrency as u64 + SPARE_FILES);
+    let _ = linux::make_room_for_files(FILES.saturating_mul(settings.scheduler.concurrency as u64).saturating_add(SPARE_FILES));
     settings.grading.prepare = settings.sandbox.prepare.clone();
     settings.scheduler = settings.scheduler.fitted(provider.capacity().map(|host| host.holds(&settings.sandbox.limits)));
     let episodes = store.summary().episodes;

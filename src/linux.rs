@@ -33,8 +33,10 @@ pub fn keep_memory(arenas: i32) {
 /// # Errors
 /// Where there is no memory for it.
 pub fn make_room_for_files(files: u64) -> io::Result<()> {
+    /// 8 MiB of the kernel's memory.
+    const MOST: u64 = 1 << 20;
     let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let last = files.min(allowed).min(i32::MAX as u64).saturating_sub(1);
+    let last = files.min(allowed).min(MOST).saturating_sub(1);
     let any = File::open("/")?;
     fcntl_dupfd_cloexec(&any, last as i32)?;
     Ok(())
@@ -155,4 +157,16 @@ fn only_thread() -> io::Result<()> {
 
 fn checked(result: i64) -> io::Result<i64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_made_for_as_many_files_as_are_allowed() {
+        for files in [0, 1, 5000, u64::MAX] {
+            make_room_for_files(files).unwrap();
+        }
+    }
 }

@@ -40,7 +40,7 @@ const MAX_ROWS: u64 = 10_000;
 /// From one look at memory to the next.
 const SAMPLE: Duration = Duration::from_millis(250);
 /// Looks at memory from one count of open files to the next, which takes milliseconds where there are many.
-const FILES_EVERY: u64 = 8;
+const FILES_EVERY: u64 = 20;
 /// How long the probe is measured alone, before the run.
 const ALONE: Duration = Duration::from_secs(1);
 /// Descriptors besides one a live episode, its connection.
@@ -126,6 +126,9 @@ pub struct Figures {
     pub stall_max_at_s: f64,
     /// How long the loop's thread was at work in it; the rest it waited for a processor. Known where the loop has one thread.
     pub stall_max_at_work_ms: Option<f64>,
+    /// What the host of a virtual machine took from the engine's processors for others, from the look at memory before the longest stall to
+    /// that after it; its grain is a tick, 10 ms as a rule.
+    pub stall_max_stolen_ms: f64,
     pub stalls_over_20_ms: u64,
     pub open_files: u64,
     /// From a reply to the same episode's next request, tool call and both spool entries between, less `delay_ms`.
@@ -183,6 +186,9 @@ impl Counts {
 /// One look at memory.
 #[derive(Debug, Clone, Copy)]
 struct Look {
+    at: Instant,
+    /// By the host, from the engine's processors.
+    stolen: Duration,
     resident: u64,
     transcripts: u64,
     live: u64,
@@ -201,14 +207,16 @@ struct Sampled {
 /// Looks until it is told to stop.
 fn sample(counts: &Counts, watch: &Watch, threads: &Threads, stop: &AtomicBool) -> Sampled {
     let Sampled { mut looks, mut files, threads: mut took } = Sampled::default();
+    let processors = machine::processors();
     for number in 0_u64.. {
         if stop.load(Relaxed) {
             break;
         }
         let transcripts = watch.look().transcript_bytes;
         let (live, committed) = (counts.live.load(Relaxed), counts.committed.load(Relaxed));
-        looks.push(Look { resident: machine::resident(), transcripts, live, committed });
-        if number % FILES_EVERY == FILES_EVERY / 2 {
+        let (at, stolen) = (Instant::now(), machine::stolen(&processors));
+        looks.push(Look { at, stolen, resident: machine::resident(), transcripts, live, committed });
+        if number % FILES_EVERY == 4 {
             files = files.max(machine::open_files());
         }
         // Threads that end with the run may be gone at the last look.
@@ -416,6 +424,7 @@ async fn run(
         stall_ms_max: ms(late.all.max()),
         stall_max_at_s: late.most.as_ref().map_or(0.0, |most| most.began.saturating_duration_since(began).as_secs_f64()),
         stall_max_at_work_ms: late.most.as_ref().and_then(|most| most.at_work).map(|time| time.as_secs_f64() * 1e3),
+        stall_max_stolen_ms: late.most.as_ref().map_or(0.0, |most| stolen_around(&sampled.looks, most).as_secs_f64() * 1e3),
         stalls_over_20_ms: late.over_20_ms,
         open_files: sampled.files,
         next_request_us_p50: gap(0.5),
@@ -430,6 +439,13 @@ async fn run(
         ..memory(&sampled.looks, idle)
     };
     Ok((figures, shares))
+}
+
+/// What the host took between the looks around a stall.
+fn stolen_around(looks: &[Look], stall: &Longest) -> Duration {
+    let before = looks.iter().rfind(|look| look.at <= stall.began).or(looks.first());
+    let after = looks.iter().find(|look| look.at >= stall.began + stall.by).or(looks.last());
+    before.zip(after).map_or(Duration::ZERO, |(before, after)| after.stolen.saturating_sub(before.stolen))
 }
 
 /// What the looks say of memory.
@@ -463,6 +479,8 @@ mod tests {
     #[test]
     fn memory_is_of_the_fullest_look_at_full_load() {
         let look = |resident: u64, transcripts: u64, live, committed| Look {
+            at: Instant::now(),
+            stolen: Duration::ZERO,
             resident: resident << 20,
             transcripts: transcripts << 20,
             live,
@@ -473,5 +491,15 @@ mod tests {
         assert_eq!((figures.live, figures.peak_mib), (950, 500.0));
         assert!((figures.rss_kib_per_episode - 20.0 * 1024.0 / 950.0).abs() < 1e-9);
         assert_eq!((figures.warm_mib, figures.late_mib), (140.0, 150.0));
+    }
+
+    #[test]
+    fn what_the_host_took_is_of_the_looks_around_the_stall() {
+        let (began, s) = (Instant::now(), Duration::from_secs);
+        let look = |at: u64| Look { at: began + s(at), stolen: s(at * at), resident: 0, transcripts: 0, live: 0, committed: 0 };
+        let looks: Vec<Look> = (0..6).map(look).collect();
+        let stolen = |at: u64, by: u64| stolen_around(&looks, &Longest { by: s(by), began: began + s(at), at_work: None });
+        assert_eq!((stolen(2, 1), stolen(2, 2), stolen(5, 9)), (s(9 - 4), s(16 - 4), s(0)));
+        assert_eq!(stolen_around(&[], &Longest { by: s(1), began, at_work: None }), s(0));
     }
 }

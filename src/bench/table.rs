@@ -183,7 +183,7 @@ type Line = (&'static str, fn(&episodes::Report) -> String);
 /// A column a measurement.
 #[must_use]
 pub fn live(reports: &[episodes::Report]) -> String {
-    const LINES: [Line; 18] = [
+    const LINES: [Line; 19] = [
         ("turns an episode", |r| r.plan.turns.to_string()),
         ("latency, median s", |r| number(r.plan.latency_s)),
         ("turns a second", |r| number(r.figures.turns_per_s)),
@@ -196,6 +196,7 @@ pub fn live(reports: &[episodes::Report]) -> String {
         ("stall p99, max, ms", |r| format!("{}, {}", number(r.figures.stall_ms_p99), number(r.figures.stall_ms_max))),
         ("the longest began after, s", |r| number(r.figures.stall_max_at_s)),
         ("of it the loop was at work, ms", |r| r.figures.stall_max_at_work_ms.map_or("unknown".into(), number)),
+        ("the host took around it, ms", |r| number(r.figures.stall_max_stolen_ms)),
         ("open files at most", |r| r.figures.open_files.to_string()),
         ("reply to next request p50, p99, µs", |r| format!("{}, {}", r.figures.next_request_us_p50, r.figures.next_request_us_p99)),
         ("agent's end to durable p50, p99, ms", |r| {

@@ -16,7 +16,7 @@ use std::{
 pub struct Conversation {
     parts: Arc<Vec<Part>>,
     /// Of the ids of all calls.
-    call_hashes: Vec<u32>,
+    call_hashes: Vec<u64>,
     replies: usize,
 }
 
@@ -121,10 +121,10 @@ fn write(bytes: &mut Vec<u8>, message: &Message) -> Range<usize> {
     thinking
 }
 
-fn hash(id: &str) -> u32 {
+fn hash(id: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     id.hash(&mut hasher);
-    hasher.finish() as u32
+    hasher.finish()
 }
 
 fn put<T: Serialize>(bytes: &mut Vec<u8>, value: &T) {
@@ -167,11 +167,10 @@ impl Conversation {
         self.replies
     }
 
-    /// Whether a call has this id.
+    /// Whether a call has this id; of two ids with the same hash of 64 bits the second counts as known.
     #[must_use]
     pub fn has_call(&self, id: &str) -> bool {
-        // The calls are read only where one may have it.
-        self.call_hashes.contains(&hash(id)) && self.replied().any(|reply| reply.tool_calls.iter().any(|call| call.id == id))
+        self.call_hashes.contains(&hash(id))
     }
 
     /// The messages, each made anew.

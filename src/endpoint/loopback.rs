@@ -99,13 +99,23 @@ impl Service<hyper::Uri> for Dial {
             let addresses: Vec<_> = addresses.into_iter().map(|ip| (ip, uri.port_u16().unwrap_or(80)).into()).collect();
             let stream = tokio::time::timeout(timeout, TcpStream::connect(&addresses[..])).await??;
             stream.set_nodelay(true)?;
-            Ok(Prompt(TokioIo::new(stream)))
+            Ok(Prompt { stream: TokioIo::new(stream), has_sent: false })
         })
     }
 }
 
 /// A stream that acknowledges what comes at once.
-struct Prompt(TokioIo<TcpStream>);
+struct Prompt {
+    stream: TokioIo<TcpStream>,
+    /// Since the last flush.
+    has_sent: bool,
+}
+
+impl Prompt {
+    fn stream(&mut self) -> Pin<&mut TokioIo<TcpStream>> {
+        Pin::new(&mut self.stream)
+    }
+}
 
 impl Connection for Prompt {
     fn connected(&self) -> Connected {
@@ -115,30 +125,34 @@ impl Connection for Prompt {
 
 impl Read for Prompt {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, into)
+        self.stream().poll_read(cx, into)
     }
 }
 
 impl Write for Prompt {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        self.has_sent = true;
+        self.stream().poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
+        self.has_sent = true;
+        self.stream().poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Sending takes the kernel back to late acknowledgements.
-        let _ = set_tcp_quickack(self.0.inner(), true);
-        Pin::new(&mut self.0).poll_flush(cx)
+        if std::mem::take(&mut self.has_sent) {
+            let _ = set_tcp_quickack(self.stream.inner(), true);
+        }
+        self.stream().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        self.stream().poll_shutdown(cx)
     }
 }

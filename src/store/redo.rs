@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::{self, File},
     hash::Hasher,
     io::{self, BufRead, BufReader, Read},
@@ -103,7 +103,7 @@ struct Piece {
 
 /// Where the entries of attempts lie in logs, each attempt's in the order in which they came.
 #[derive(Debug, Default)]
-pub struct Index(BTreeMap<AttemptId, Vec<Piece>>);
+pub struct Index(HashMap<AttemptId, Vec<Piece>>);
 
 impl Index {
     /// Of all logs that are there, and the logs' numbers. A record that a crash tore ends its log.
