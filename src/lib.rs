@@ -41,7 +41,6 @@ pub mod reporter;
 pub mod sandbox;
 pub mod scheduler;
 pub mod store;
-mod tight;
 pub mod tokens;
 pub mod toolbox;
 pub mod tools;

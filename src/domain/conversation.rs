@@ -1,7 +1,7 @@
 //! The messages of an attempt, each written to JSON once, when it comes: requests share these bytes, and nothing else holds them.
 
+use super::tight::push_tight;
 use super::{Message, Role, ToolCall};
-use crate::tight::push_tight;
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{

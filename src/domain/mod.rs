@@ -9,6 +9,7 @@ pub mod instance;
 pub mod log_parser;
 pub mod message;
 pub mod prediction;
+pub mod tight;
 pub mod trajectory;
 pub mod transcript;
 

@@ -1,7 +1,7 @@
 //! What happened in an attempt, entry by entry: the lines of its spool, and by a fold its trajectory.
 
+use super::tight::push_tight;
 use super::{AttemptId, Conversation, ExitReason, Failure, Message, Role};
-use crate::tight::push_tight;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use std::sync::Arc;

@@ -67,7 +67,7 @@ mod tests {
     #[tokio::test]
     async fn all_is_done_though_some_panic() {
         let beside = Beside::new(2).unwrap();
-        let work = |n: u32| beside.run(move || if n % 3 == 0 { panic!("{n}") } else { n });
+        let work = |n: u32| beside.run(move || if n.is_multiple_of(3) { panic!("{n}") } else { n });
         let done: Vec<Option<u32>> = join_all((0..30).map(work)).await.into_iter().map(Result::ok).collect();
         assert_eq!(done, (0..30).map(|n| (n % 3 != 0).then_some(n)).collect::<Vec<_>>());
     }

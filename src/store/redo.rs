@@ -7,7 +7,7 @@ use super::{
     run_dir::Layout,
     spool,
 };
-use crate::{domain::AttemptId, tight::push_tight};
+use crate::domain::{AttemptId, tight::push_tight};
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 use std::{
