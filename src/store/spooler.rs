@@ -144,18 +144,13 @@ impl Spooler {
             self.forget();
         }
         // What lies in the next log must not be durable before what came before it.
-        if self.log.as_ref().is_some_and(|log| log.good >= self.full_at() && log.synced == log.good) {
+        let full_at = self.log_bytes.div_ceil(LOGS).min(redo::MAX_LOG_BYTES);
+        if self.log.as_ref().is_some_and(|log| log.good >= full_at && log.synced == log.good) {
             self.rotate();
         }
     }
 
-    /// Bytes after which the next round goes to another log.
-    fn full_at(&self) -> u64 {
-        self.log_bytes.div_ceil(LOGS).min(redo::MAX_LOG_BYTES)
-    }
-
     fn write(&mut self, appends: &[Append]) -> Result<(), StoreError> {
-        let full_at = self.full_at();
         let log = match &mut self.log {
             Some(log) => log,
             None => {
@@ -165,9 +160,9 @@ impl Spooler {
                 self.log.insert(log)
             }
         };
-        let places = log.write(appends, full_at)?;
+        let places = log.write(appends)?;
         for (append, at) in appends.iter().zip(places) {
-            // Both are bounded: the log by `full_at`, the attempt by what a `SpoolWriter` takes.
+            // Both are bounded: the log by `MAX_LOG_BYTES`, at which it is synced in any case, the attempt by what a `SpoolWriter` takes.
             self.index.add(&append.id, log.number, at as u32, append.offset as u32, append.line.len() as u32);
         }
         Ok(())
@@ -224,7 +219,7 @@ impl Spooler {
 
 impl Log {
     /// Returns where each of them lies.
-    fn write(&mut self, appends: &[Append], full_at: u64) -> Result<Vec<u64>, StoreError> {
+    fn write(&mut self, appends: &[Append]) -> Result<Vec<u64>, StoreError> {
         let mut records = Vec::with_capacity(appends.iter().map(|append| append.line.len() + 256).sum());
         let begun = self.good;
         let place = |append: &Append| begun + redo::write(&mut records, &append.id, append.offset, &append.line) as u64;
@@ -232,7 +227,7 @@ impl Log {
         if self.file.is_ragged(self.good) {
             self.renew()?;
         }
-        let sync = appends.iter().any(|append| append.paid) || begun + records.len() as u64 >= full_at;
+        let sync = appends.iter().any(|append| append.paid) || begun + records.len() as u64 >= redo::MAX_LOG_BYTES;
         if let Err(e) = self.file.append(&records).and_then(|_| if sync { self.file.sync() } else { Ok(()) }) {
             // Where this fails too, the next append tries it again.
             let _ = self.renew();
