@@ -51,7 +51,7 @@ impl Watch {
         }
         episode.asked = Some(now);
         let parts = request.messages.parts();
-        let more: usize = parts.iter().skip(episode.parts).map(|part| part.len()).sum();
+        let more: usize = parts.iter().skip(episode.parts).map(|part| part.bytes().len()).sum();
         episode.parts = parts.len();
         episode.bytes += more as u64;
         *transcript_bytes += more as u64;

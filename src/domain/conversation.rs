@@ -1,52 +1,43 @@
 //! The messages of an attempt, each written to JSON once, when it comes: requests share these bytes, and nothing else holds them.
 
-use super::tight::push_tight;
 use super::{Message, Role, ToolCall};
-use bytes::Bytes;
+use super::{pages::Pages, tight::push_tight};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    cell::RefCell,
     hash::{DefaultHasher, Hash, Hasher},
     ops::Range,
     sync::Arc,
 };
 
-/// A conversation as it lies in memory. A clone shares its parts.
+/// A conversation as it lies in memory. A clone shares its text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Conversation {
-    parts: Arc<Vec<Part>>,
+    text: Arc<Text>,
     /// Of the ids of all calls.
     call_hashes: Vec<u64>,
     replies: usize,
 }
 
+/// All messages, one behind the other.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Text {
+    bytes: Pages,
+    parts: Vec<Part>,
+}
+
 /// A message in OpenAI's form, its thinking cut out: a comma, the JSON up to the thinking's place, the thinking, the rest.
 /// Empties are left out but for `content`: some hosts refuse a message without it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {
     role: Role,
     has_calls: bool,
-    bytes: Bytes,
-    /// Where the thinking begins in `bytes`, a JSON string, and its length; 0 where there is none.
+    // 32 bits each: the attempt's spool has all of it too, and takes less than 4 GiB.
+    bytes: (u32, u32),
+    /// A JSON string, or nothing.
     thinking: (u32, u32),
 }
 
 impl Part {
-    #[must_use]
-    pub fn new(message: &Message) -> Self {
-        // Grown once a thread; what is kept has its exact size from the first, and leaves no holes behind.
-        thread_local!(static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
-        BYTES.with_borrow_mut(|bytes| {
-            bytes.clear();
-            let Range { start, end } = write(bytes, message);
-            let thinking = (start as u32, (end - start) as u32);
-            let part =
-                Part { role: message.role, has_calls: !message.tool_calls.is_empty(), bytes: Bytes::copy_from_slice(bytes), thinking };
-            bytes.shrink_to(KEPT);
-            part
-        })
-    }
-
     #[must_use]
     pub fn role(&self) -> Role {
         self.role
@@ -57,56 +48,61 @@ impl Part {
         self.has_calls
     }
 
-    /// Bytes of the comma and the message, its thinking included.
+    /// Where in the text it lies, the comma and its thinking included.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.bytes.len()
+    pub fn bytes(&self) -> Range<usize> {
+        self.bytes.0 as usize..self.bytes.1 as usize
     }
 
-    /// Never: a part holds at least its role.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    /// The comma and the message; its thinking is in the way where there is any.
-    #[must_use]
-    pub fn whole(&self) -> &Bytes {
-        &self.bytes
-    }
-
-    /// Where in `whole` its thinking lies, a JSON string; empty where there is none.
+    /// Where in the text its thinking lies, a JSON string; empty where there is none, at the place where it would be.
     #[must_use]
     pub fn thinking(&self) -> Range<usize> {
-        let (begin, len) = self.thinking;
-        begin as usize..(begin + len) as usize
-    }
-
-    /// What it was made of.
-    #[must_use]
-    pub fn message(&self) -> Message {
-        let Range { start, end } = self.thinking();
-        if start == end {
-            return read(&self.bytes[1..]);
-        }
-        let message: Message = read(&[&self.bytes[1..start], &self.bytes[end..]].concat());
-        Message { reasoning_content: read(&self.bytes[start..end]), ..message }
+        self.thinking.0 as usize..self.thinking.1 as usize
     }
 }
 
-/// Bytes of a message's memory that a thread keeps for the next.
-const KEPT: usize = 64 << 10;
+impl Text {
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    #[must_use]
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    fn push(&mut self, message: &Message) {
+        let begin = self.bytes.len();
+        let Range { start, end } = write(&mut self.bytes, message);
+        let [begin, start, end, last] = [begin, start, end, self.bytes.len()].map(|at| at as u32);
+        let has_calls = !message.tool_calls.is_empty();
+        push_tight(&mut self.parts, Part { role: message.role, has_calls, bytes: (begin, last), thinking: (start, end) });
+    }
+
+    /// What a part was made of.
+    fn message(&self, part: &Part) -> Message {
+        let (Range { start, end }, thinking) = (part.bytes(), part.thinking());
+        // Behind the comma.
+        let start = start + 1;
+        if thinking.is_empty() {
+            return read(&self.bytes[start..end]);
+        }
+        let message: Message = read(&[&self.bytes[start..thinking.start], &self.bytes[thinking.end..end]].concat());
+        Message { reasoning_content: read(&self.bytes[thinking]), ..message }
+    }
+}
 
 /// Returns where the thinking lies.
-fn write(bytes: &mut Vec<u8>, message: &Message) -> Range<usize> {
+fn write(bytes: &mut Pages, message: &Message) -> Range<usize> {
     let Message { role, content, reasoning_content, tool_calls, tool_call_id, loss: _ } = message;
-    bytes.extend_from_slice(b",{\"role\":");
+    bytes.extend(b",{\"role\":");
     put(bytes, role);
     if !tool_call_id.is_empty() {
-        bytes.extend_from_slice(b",\"tool_call_id\":");
+        bytes.extend(b",\"tool_call_id\":");
         put(bytes, tool_call_id);
     }
-    bytes.extend_from_slice(b",\"content\":");
+    bytes.extend(b",\"content\":");
     put(bytes, content);
     let from = bytes.len();
     if !reasoning_content.is_empty() {
@@ -114,10 +110,10 @@ fn write(bytes: &mut Vec<u8>, message: &Message) -> Range<usize> {
     }
     let thinking = from..bytes.len();
     if !tool_calls.is_empty() {
-        bytes.extend_from_slice(b",\"tool_calls\":");
+        bytes.extend(b",\"tool_calls\":");
         put(bytes, tool_calls);
     }
-    bytes.push(b'}');
+    bytes.extend(b"}");
     thinking
 }
 
@@ -127,7 +123,7 @@ fn hash(id: &str) -> u64 {
     hasher.finish()
 }
 
-fn put<T: Serialize>(bytes: &mut Vec<u8>, value: &T) {
+fn put<T: Serialize>(bytes: &mut Pages, value: &T) {
     serde_json::to_writer(bytes, value).unwrap_or_else(|e| unreachable!("plain data with string keys: {e}"));
 }
 
@@ -139,26 +135,33 @@ impl Conversation {
     pub fn push(&mut self, message: &Message) {
         message.tool_calls.iter().for_each(|call| push_tight(&mut self.call_hashes, hash(&call.id)));
         self.replies += usize::from(message.role == Role::Assistant);
-        push_tight(self.parts_mut(), Part::new(message));
+        self.text_mut().push(message);
     }
 
     /// Adds text to the last message, on a line of its own.
-    pub fn continue_last(&mut self, text: &str) {
-        let Some(last) = self.parts_mut().last_mut() else { return };
-        let mut message = last.message();
+    pub fn continue_last(&mut self, more: &str) {
+        let text = self.text_mut();
+        let Some(last) = text.parts.pop() else { return };
+        let mut message = text.message(&last);
         message.content.push('\n');
-        message.content.push_str(text);
-        *last = Part::new(&message);
+        message.content.push_str(more);
+        text.bytes.truncate(last.bytes().start);
+        text.push(&message);
     }
 
-    /// A request that is still on its way keeps the parts that it began with.
-    fn parts_mut(&mut self) -> &mut Vec<Part> {
-        Arc::make_mut(&mut self.parts)
+    /// Where a request is still on its way, it keeps the text that it began with, and this goes on with a copy.
+    fn text_mut(&mut self) -> &mut Text {
+        Arc::make_mut(&mut self.text)
     }
 
     #[must_use]
-    pub fn parts(&self) -> &Arc<Vec<Part>> {
-        &self.parts
+    pub fn text(&self) -> &Arc<Text> {
+        &self.text
+    }
+
+    #[must_use]
+    pub fn parts(&self) -> &[Part] {
+        &self.text.parts
     }
 
     /// How many messages are the assistant's.
@@ -175,20 +178,21 @@ impl Conversation {
 
     /// The messages, each made anew.
     pub fn messages(&self) -> impl Iterator<Item = Message> {
-        self.parts.iter().map(Part::message)
+        self.parts().iter().map(|part| self.text.message(part))
     }
 
     /// The assistant's messages, each made anew.
     pub fn replied(&self) -> impl Iterator<Item = Message> {
-        self.parts.iter().filter(|part| part.role == Role::Assistant).map(Part::message)
+        self.parts().iter().filter(|part| part.role == Role::Assistant).map(|part| self.text.message(part))
     }
 
     /// Native calls of the last reply that have no observation yet.
     #[must_use]
     pub fn unanswered(&self) -> Vec<ToolCall> {
-        let Some(at) = self.parts.iter().rposition(|part| part.role == Role::Assistant) else { return Vec::new() };
-        let mut calls = self.parts[at].message().tool_calls;
-        for answer in self.parts[at + 1..].iter().map(Part::message) {
+        let Some(at) = self.parts().iter().rposition(|part| part.role == Role::Assistant) else { return Vec::new() };
+        let mut messages = self.parts()[at..].iter().map(|part| self.text.message(part));
+        let mut calls = messages.next().map(|reply| reply.tool_calls).unwrap_or_default();
+        for answer in messages {
             calls.retain(|call| call.id != answer.tool_call_id);
         }
         calls
@@ -228,9 +232,13 @@ mod tests {
 
     #[test]
     fn a_part_to_the_byte() {
-        let pieces = |part: &Part| {
-            let (bytes, Range { start, end }) = (part.whole(), part.thinking());
-            [&bytes[..start], &bytes[start..end], &bytes[end..]].map(|piece| String::from_utf8(piece.to_vec()).unwrap())
+        let pieces = |message: &Message| {
+            let conversation: Conversation = [&Message::new(Role::User, "before"), message].into_iter().collect();
+            let (text, part) = (conversation.text(), conversation.parts()[1]);
+            let (Range { start, end }, thinking) = (part.bytes(), part.thinking());
+            assert_eq!((conversation.parts()[0].bytes().end, end), (start, text.bytes().len()), "they lie one behind the other");
+            let ranges = [start..thinking.start, thinking.clone(), thinking.end..end];
+            ranges.map(|range| String::from_utf8(text.bytes()[range].to_vec()).unwrap())
         };
         let call = |id| {
             format!(r#"{{"id":"{id}","type":"function","function":{{"name":"bash","arguments":"{{\"command\":  \"ls \\\"é\\\"\"}}"}}}}"#)
@@ -240,20 +248,28 @@ mod tests {
             r#""hm\n\"\u0001""#.to_owned(),
             format!(r#","tool_calls":[{},{}]}}"#, call("c1"), call("c2")),
         ];
-        assert_eq!(pieces(&Part::new(&messages()[2])), expected);
-        assert_eq!(pieces(&Part::new(&Message::tool("c1", ""))), [r#",{"role":"tool","tool_call_id":"c1","content":"""#, "", "}"]);
+        assert_eq!(pieces(&messages()[2]), expected);
+        assert_eq!(pieces(&Message::tool("c1", "")), [r#",{"role":"tool","tool_call_id":"c1","content":"""#, "", "}"]);
     }
 
     #[test]
     fn what_a_request_shares_stays_as_it_was() {
         let mut conversation: Conversation = messages()[..2].iter().collect();
-        let request = Arc::clone(conversation.parts());
+        let request = Arc::clone(conversation.text());
         conversation.continue_last("more");
         conversation.push(&messages()[2]);
-        assert_eq!((request.len(), request[1].message().content.as_str()), (2, "u \u{1f600}\u{2028}"));
-        assert_eq!(conversation.parts()[1].message().content, "u \u{1f600}\u{2028}\nmore");
-        let at = conversation.parts()[0].bytes.as_ptr();
-        assert_eq!(request[0].bytes.as_ptr(), at, "bytes are shared, not copied");
+        assert_eq!((request.parts().len(), request.message(&request.parts()[1])), (2, messages()[1].clone()));
+        let continued = Message::new(Role::User, "u \u{1f600}\u{2028}\nmore");
+        assert_eq!(conversation.messages().collect::<Vec<_>>(), [messages()[0].clone(), continued, messages()[2].clone()]);
+    }
+
+    #[test]
+    fn long_messages_come_back_too() {
+        let long = Message::new(Role::User, "ab\n".repeat(100_000));
+        let conversation: Conversation = [&long; 5].into_iter().collect();
+        assert!(conversation.messages().all(|message| message == long));
+        let at = conversation.text().bytes().as_ptr();
+        assert_eq!(conversation.clone().text().bytes().as_ptr(), at, "bytes are shared, not copied");
     }
 
     #[test]

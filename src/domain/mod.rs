@@ -8,6 +8,7 @@ pub mod grade;
 pub mod instance;
 pub mod log_parser;
 pub mod message;
+mod pages;
 pub mod prediction;
 pub mod tight;
 pub mod trajectory;

@@ -1,6 +1,9 @@
 //! A request's body: what all requests of a run have alike, and between it the conversation's own bytes, never copied.
 
-use crate::domain::{Conversation, Role, conversation::Part};
+use crate::domain::{
+    Conversation, Role,
+    conversation::{Part, Text},
+};
 use crate::endpoint::settings::SendReasoning;
 use bytes::{Buf, Bytes};
 use hyper::body::{Frame, SizeHint};
@@ -49,7 +52,7 @@ pub struct Body(Box<Pieces>);
 #[derive(Debug, Clone)]
 struct Pieces {
     envelope: Envelope,
-    parts: Arc<Vec<Part>>,
+    text: Arc<Text>,
     thoughts: Thoughts,
     /// Bytes that are still to come.
     left: u64,
@@ -85,16 +88,27 @@ impl Thoughts {
 #[derive(Debug, Clone, Copy)]
 enum Next {
     Head,
-    /// This message, from this piece on.
-    Part(usize, u8),
+    /// The text from this byte on, up to the next thinking that is left out or has its key before it; messages before this one have theirs
+    /// behind them.
+    Text(usize, usize),
+    /// The key of this message's thinking, where it has some and where it has none.
+    Key(usize),
+    KeyOfNone(usize),
+    None(usize),
+    Tail,
     Nothing,
+}
+
+enum Piece<'a> {
+    Own(&'a Bytes),
+    Text(Range<usize>),
 }
 
 impl Body {
     /// `key` names the field in which thinking goes back.
     #[must_use]
     pub fn new(envelope: Envelope, conversation: &Conversation, send: SendReasoning, key: &'static str) -> Self {
-        let parts = Arc::clone(conversation.parts());
+        let (text, parts) = (Arc::clone(conversation.text()), conversation.parts());
         let thinks = parts.iter().any(|part| !part.thinking().is_empty());
         let behind_user = parts.iter().rposition(|part| part.role() == Role::User).map_or(0, |at| at + 1);
         let from = if thinks { behind_user } else { usize::MAX };
@@ -103,15 +117,16 @@ impl Body {
             _ => b",\"reasoning_content\":",
         });
         let thoughts = Thoughts { key, empty: Bytes::from_static(b"\"\""), send, from };
-        let message = |(at, part): (usize, &Part)| match (thoughts.are_sent(at, part), part.thinking().len()) {
-            (true, 0) => part.len() + thoughts.key.len() + thoughts.empty.len(),
-            (true, _) => part.len() + thoughts.key.len(),
-            (false, thinking) => part.len() - thinking,
+        let changed = |(at, part): (usize, &Part)| match (thoughts.are_sent(at, part), part.thinking().len() as i64) {
+            (true, 0) => (thoughts.key.len() + thoughts.empty.len()) as i64,
+            (true, _) => thoughts.key.len() as i64,
+            (false, thinking) => -thinking,
         };
-        let messages: usize = parts.iter().enumerate().map(message).sum();
+        let changed: i64 = parts.iter().enumerate().map(changed).sum();
         // The first message's comma is not sent.
-        let left = (envelope.head.len() + messages - usize::from(!parts.is_empty()) + envelope.tail.len()) as u64;
-        Body(Box::new(Pieces { envelope, parts, thoughts, left, next: Next::Head, sent: 0 }))
+        let messages = text.bytes().len().saturating_sub(1) as u64;
+        let left = ((envelope.head.len() + envelope.tail.len()) as u64 + messages).saturating_add_signed(changed);
+        Body(Box::new(Pieces { envelope, text, thoughts, left, next: Next::Head, sent: 0 }))
     }
 
     /// All of it as one frame.
@@ -122,39 +137,65 @@ impl Body {
 }
 
 impl Pieces {
-    /// The next piece as part of the bytes that have it, and what comes after it.
-    fn look(&self, next: &Next) -> Option<(&Bytes, Range<usize>, Next)> {
-        let all = |bytes: &Bytes| 0..bytes.len();
-        Some(match *next {
-            Next::Head => (&self.envelope.head, all(&self.envelope.head), Next::Part(0, 0)),
-            Next::Part(at, piece) => match self.parts.get(at) {
-                None => (&self.envelope.tail, all(&self.envelope.tail), Next::Nothing),
-                Some(part) => self.look_at(at, part, piece),
-            },
+    /// The next piece, and what comes after it. None of them is empty.
+    fn look(&self, next: Next) -> Option<(Piece<'_>, Next)> {
+        let parts = self.text.parts();
+        let behind = |at: usize| Next::Text(parts[at].thinking().end, at + 1);
+        Some(match next {
+            Next::Head if parts.is_empty() => (Piece::Own(&self.envelope.head), Next::Tail),
+            Next::Head => (Piece::Own(&self.envelope.head), Next::Text(1, 0)),
+            Next::Text(from, at) => {
+                let (to, next) = self.stop(at);
+                (Piece::Text(from..to), next)
+            }
+            Next::Key(at) => (Piece::Own(&self.thoughts.key), Next::Text(parts[at].thinking().start, at + 1)),
+            Next::KeyOfNone(at) => (Piece::Own(&self.thoughts.key), Next::None(at)),
+            Next::None(at) => (Piece::Own(&self.thoughts.empty), behind(at)),
+            Next::Tail => (Piece::Own(&self.envelope.tail), Next::Nothing),
             Next::Nothing => return None,
         })
     }
 
-    fn look_at<'a>(&'a self, at: usize, part: &'a Part, piece: u8) -> (&'a Bytes, Range<usize>, Next) {
-        let sent = self.thoughts.are_sent(at, part);
-        let (bytes, thinking) = (part.whole(), part.thinking());
-        let begin = usize::from(at == 0);
+    /// Where the text cannot go on as it lies, from this message on, and what comes there.
+    fn stop(&self, from: usize) -> (usize, Next) {
+        let parts = self.text.parts();
+        for (at, part) in parts.iter().enumerate().skip(from) {
+            let thinking = part.thinking();
+            let next = match (self.thoughts.are_sent(at, part), thinking.is_empty()) {
+                (false, true) => continue,
+                (false, false) => Next::Text(thinking.end, at + 1),
+                (true, false) => Next::Key(at),
+                (true, true) => Next::KeyOfNone(at),
+            };
+            return (thinking.start, next);
+        }
+        (self.text.bytes().len(), Next::Tail)
+    }
+
+    fn bytes<'a>(&'a self, piece: &Piece<'a>) -> &'a [u8] {
         match piece {
-            0 if !sent && thinking.is_empty() => (bytes, begin..bytes.len(), Next::Part(at + 1, 0)),
-            0 => (bytes, begin..thinking.start, Next::Part(at, if sent { 1 } else { 3 })),
-            1 => (&self.thoughts.key, 0..self.thoughts.key.len(), Next::Part(at, 2)),
-            2 if thinking.is_empty() => (&self.thoughts.empty, 0..self.thoughts.empty.len(), Next::Part(at, 3)),
-            2 => (bytes, thinking, Next::Part(at, 3)),
-            _ => (bytes, thinking.end..bytes.len(), Next::Part(at + 1, 0)),
+            Piece::Own(bytes) => bytes,
+            Piece::Text(range) => &self.text.bytes()[range.clone()],
         }
     }
 
-    fn piece(&mut self) -> Option<Bytes> {
-        let (bytes, range, next) = self.look(&self.next)?;
-        let piece = bytes.slice(range);
+    fn take(&mut self) -> Option<Bytes> {
+        let (piece, next) = self.look(self.next)?;
+        let bytes = match piece {
+            Piece::Own(bytes) => bytes.clone(),
+            Piece::Text(range) => Bytes::from_owner(Shared(Arc::clone(&self.text))).slice(range),
+        };
         self.next = next;
-        self.left -= piece.len() as u64;
-        Some(piece)
+        self.left -= bytes.len() as u64;
+        Some(bytes)
+    }
+}
+
+struct Shared(Arc<Text>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        self.0.bytes()
     }
 }
 
@@ -164,7 +205,7 @@ impl hyper::body::Body for Body {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.piece().map(|piece| Ok(Frame::data(piece))))
+        Poll::Ready(self.0.take().map(|piece| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -202,15 +243,14 @@ impl hyper::body::Body for Whole {
 pub struct Slices(Box<Pieces>);
 
 impl Slices {
-    /// What is left of the pieces; none of them is empty.
+    /// What is left of the pieces.
     fn pieces(&self) -> impl Iterator<Item = &[u8]> {
         let (mut next, mut sent) = (self.0.next, self.0.sent);
-        let all = std::iter::from_fn(move || {
-            let (bytes, range, after) = self.0.look(&next)?;
+        std::iter::from_fn(move || {
+            let (piece, after) = self.0.look(next)?;
             next = after;
-            Some(&bytes[range][std::mem::take(&mut sent)..])
-        });
-        all.filter(|piece| !piece.is_empty())
+            Some(&self.0.bytes(&piece)[std::mem::take(&mut sent)..])
+        })
     }
 }
 
@@ -231,10 +271,12 @@ impl Buf for Slices {
         let body = &mut *self.0;
         body.left -= count as u64;
         body.sent += count;
-        while let Some((_, range, after)) = body.look(&body.next)
-            && range.len() <= body.sent
-        {
-            body.sent -= range.len();
+        while let Some((piece, after)) = body.look(body.next) {
+            let len = body.bytes(&piece).len();
+            if body.sent < len {
+                break;
+            }
+            body.sent -= len;
             body.next = after;
         }
     }
@@ -274,7 +316,7 @@ mod tests {
         let envelope = Envelope::new("m", tools, &parameters).unwrap();
         let mut body = Body::new(envelope, &messages.iter().collect(), send_reasoning, "reasoning_content");
         let (told, again) = (body.0.left, body.clone());
-        let read = |body: &mut Body| std::iter::from_fn(|| body.0.piece()).flatten().collect::<Vec<u8>>();
+        let read = |body: &mut Body| std::iter::from_fn(|| body.0.take()).flatten().collect::<Vec<u8>>();
         let bytes = read(&mut body);
         assert_eq!((told, body.0.left), (bytes.len() as u64, 0));
         assert_eq!(read(&mut again.clone()), bytes, "it can be sent again");
